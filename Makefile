@@ -1,0 +1,39 @@
+# Every target sets up what it needs and is safe to repeat. As root on Debian 12, with git and Python 3.11.
+SHELL := /bin/bash
+PYTHON ?= /usr/bin/python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: setup demo test lint bench fuzz clean locks
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: locks/dev.txt pyproject.toml tools/setup.sh
+	tools/setup.sh "$(PYTHON)" "$(VENV)"
+	touch $@
+
+demo: setup
+	$(BIN)/python tools/demo.py
+
+test: setup
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/tcb.py --check
+
+bench: setup
+	$(BIN)/python -m bench
+
+fuzz: setup
+	$(BIN)/python tools/fuzz.py
+
+locks:
+	tools/lock.sh "$(VENV)"
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

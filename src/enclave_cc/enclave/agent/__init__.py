@@ -1,0 +1,1 @@
+"""Program 1: pulls images and hands keys to app enclaves."""

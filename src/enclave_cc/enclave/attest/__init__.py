@@ -1,0 +1,1 @@
+"""The attester's side of RCAR: evidence out, resources in."""

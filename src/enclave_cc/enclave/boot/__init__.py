@@ -1,0 +1,1 @@
+"""Program 2: takes the keys, mounts the image, starts the workload."""

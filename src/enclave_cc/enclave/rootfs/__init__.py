@@ -1,0 +1,1 @@
+"""From layer streams to a sealed, mountable tree."""

@@ -1,0 +1,1 @@
+"""What the enclave's platform offers: report, quote, seal key."""

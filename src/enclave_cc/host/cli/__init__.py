@@ -1,0 +1,1 @@
+"""Node commands of `enclave-cc`."""

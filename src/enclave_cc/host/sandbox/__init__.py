@@ -1,0 +1,1 @@
+"""The pod engine: bundles, runc, the supervisor and crash recovery."""

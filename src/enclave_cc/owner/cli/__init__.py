@@ -1,0 +1,1 @@
+"""Owner commands of `enclave-cc`."""

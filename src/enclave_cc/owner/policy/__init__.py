@@ -1,0 +1,1 @@
+"""Claims and request to allow or deny, with reasons. Pure."""

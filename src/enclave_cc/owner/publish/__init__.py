@@ -1,0 +1,1 @@
+"""Encrypt, sign and push images."""

@@ -1,0 +1,1 @@
+"""Expected measurements, where they come from, and the bundle build."""

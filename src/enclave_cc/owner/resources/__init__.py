@@ -1,0 +1,1 @@
+"""Resource storage behind one interface."""

@@ -1,0 +1,1 @@
+"""Evidence and collateral to claims. Pure."""

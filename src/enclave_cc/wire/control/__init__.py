@@ -1,0 +1,1 @@
+"""Supervisor to boot init: exec, signals, terminals."""

@@ -1,0 +1,1 @@
+"""Agent to app key release by mutual local attestation; both roles, sans-io."""

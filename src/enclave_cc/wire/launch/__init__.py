@@ -1,0 +1,1 @@
+"""The launch statement and the owner's launch policy."""

@@ -1,0 +1,1 @@
+"""OCI references, manifests, image config, ocicrypt and signature payloads."""

@@ -1,0 +1,1 @@
+"""Protocol buffers: sources and the small codec that reads them."""

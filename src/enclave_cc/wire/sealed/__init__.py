@@ -1,0 +1,1 @@
+"""The sealed block format (docs/formats/sealed.md)."""

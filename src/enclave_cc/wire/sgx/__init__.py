@@ -1,0 +1,1 @@
+"""SGX structures: report, quote, collateral, SIGSTRUCT, measurement."""

@@ -1,0 +1,1 @@
+"""ttrpc: frames, streams, connection; sans-io."""
