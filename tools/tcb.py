@@ -58,7 +58,12 @@ def render() -> str:
                 raise SystemExit(f"error: the {name} enclave imports {module}, which is not measured code")
         lines = {module: count_lines(source_of(module)) for module in modules}
         wheels = re.findall(r"^([A-Za-z0-9_.-]+==[^ \\]+)", (ROOT / lock).read_text(), re.MULTILINE)
-        out += [f"## {name} enclave (`{main}`)", "", f"{sum(lines.values())} lines in {len(modules)} modules; wheels: {', '.join(wheels)}.", ""]
+        out += [
+            f"## {name} enclave (`{main}`)",
+            "",
+            f"{sum(lines.values())} lines in {len(modules)} modules; wheels: {', '.join(wheels)}.",
+            "",
+        ]
         out += ["| module | lines |", "|---|---|"]
         out += [f"| `{module}` | {lines[module]} |" for module in modules if lines[module]]
         out.append("")
