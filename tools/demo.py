@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from rich.console import Console
+
 from testbed import Testbed, busybox_root, make_image, running
 
 console = Console(highlight=False, soft_wrap=True)
@@ -88,10 +89,8 @@ def main() -> int:
         console.print("error environment: the demo makes containers and mounts. Run it as root.", style="bold red")
         return 4
     console.print("[bold]enclave-cc demo[/bold]")
-    console.print(
-        "An ordinary container image is encrypted, signed and pushed by its owner, then run by a node that is not trusted."
-    )
-    with tempfile.TemporaryDirectory(prefix="ecc-", dir="/tmp") as scratch:  # noqa: S108 (unix sockets need a short path)
+    console.print("An ordinary image is encrypted, signed and pushed by its owner, then run by a node that nobody trusts.")
+    with tempfile.TemporaryDirectory(prefix="ecc-", dir="/tmp") as scratch:
         with running(Path(scratch) / "s") as testbed:
             return tell(testbed, Path(scratch))
 

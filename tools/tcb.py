@@ -31,9 +31,8 @@ def closure_of(graph: grimp.ImportGraph, main: str) -> list[str]:
     """`main`, all it imports at any depth, and the packages around them (importing a module runs these)."""
     modules = {main} | graph.find_upstream_modules(main)
     for module in list(modules):
-        while "." in module:
-            module = module.rpartition(".")[0]
-            modules.add(module)
+        parts = module.split(".")
+        modules.update(".".join(parts[:size]) for size in range(1, len(parts)))
     return sorted(modules)
 
 

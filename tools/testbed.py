@@ -224,7 +224,7 @@ def enclave_cgroups(here: str) -> list[str]:
 
 def walk_files(directory: Path) -> Iterator[Path]:
     for root, directories, files in os.walk(directory):
-        directories[:] = [d for d in directories if not os.path.ismount(os.path.join(root, d))]
+        directories[:] = [d for d in directories if not os.path.ismount(f"{root}/{d}")]
         for name in files:
             path = Path(root, name)
             if path.is_file() and not path.is_symlink():
@@ -316,12 +316,17 @@ def make_image(layout: Path, tag: str, root: Path, *configuration: str) -> str:
     return f"{layout}:{tag}"
 
 
+APPLETS = (
+    "sh cat ls echo sleep env id pwd true false head wc dd kill sha256sum find test touch mkdir mount ps stat hostname "
+    "tty stty printf grep nc ip wget seq rm cp"
+)
+
+
 def busybox_root(directory: Path) -> Path:
     """A root file system around Debian's static busybox."""
     (directory / "bin").mkdir(parents=True)
     shutil.copy2("/bin/busybox", directory / "bin/busybox")
-    for name in ("sh", "cat", "ls", "echo", "sleep", "env", "id", "pwd", "true", "false", "head", "wc", "dd", "kill", "sha256sum", "find",
-                 "test", "touch", "mkdir", "mount", "ps", "stat", "hostname", "tty", "stty", "printf", "grep", "nc", "ip", "wget", "seq"):  # fmt: skip
+    for name in APPLETS.split():
         (directory / "bin" / name).symlink_to("busybox")
     for name in ("etc", "tmp", "proc", "sys", "dev", "root", "home/app"):
         (directory / name).mkdir(parents=True)
