@@ -1,1 +1,1 @@
-"""Supervisor to boot init: exec, signals, terminals."""
+"""Supervisor to boot init: exec, signals, terminals, state, and the status file (docs/formats/control.md)."""
