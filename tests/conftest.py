@@ -1,4 +1,6 @@
-"""What every test may use; anything that costs time is a fixture of the folder that needs it."""
+"""Fixtures for all tests: a short scratch path, and one whole site (registry, KBS, simulated platform, bundles of the
+present source) for the session, shared by the end-to-end and the hostile tests.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,59 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
+import testbed as testbeds  # noqa: E402  (lies in tools/)
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A test that needs root fails without it, rather than pass by being skipped: CI runs as root."""
-    if os.geteuid() and any(item.get_closest_marker("root") for item in items):
-        config.issue_config_time_warning(pytest.PytestWarning("tests marked root need root"), stacklevel=2)
+CANARY = "CANARY-" + os.urandom(16).hex()
+
+
+@pytest.fixture(scope="session")
+def testbed() -> Iterator[testbeds.Testbed]:
+    directory = Path(tempfile.mkdtemp(prefix="ecc-", dir="/tmp"))
+    with testbeds.running(directory / "s") as site:
+        yield site
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def canary() -> str:
+    return CANARY
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An OCI layout with the images that tests publish."""
+    directory = tmp_path_factory.mktemp("images")
+    root = testbeds.busybox_root(directory / "root")
+    (root / "opt").mkdir()
+    (root / "opt/secret").write_text((CANARY + "\n") * 2000)
+    layout = directory / "layout"
+    testbeds.make_image(layout, "busybox", root, "--config.cmd", "/bin/sh")
+    configured = ["--config.entrypoint", "/bin/sh", "--config.entrypoint", "-c", "--config.cmd", "id; pwd; echo $COLOUR"]
+    configured += ["--config.user", "app:audio", "--config.workingdir", "/home/app", "--config.env", "COLOUR=blue"]
+    testbeds.make_image(layout, "configured", root, *configured)
+    return layout
+
+
+@pytest.fixture(scope="session")
+def busybox(testbed: testbeds.Testbed, sources: Path) -> str:
+    """A published busybox whose owner allows every override."""
+    return testbed.publish(f"{sources}:busybox", "busybox", "--allow", "all")
+
+
+@pytest.fixture(scope="session")
+def strict(testbed: testbeds.Testbed, sources: Path) -> str:
+    """A published image whose owner allows nothing."""
+    return testbed.publish(f"{sources}:configured", "strict")
+
+
+@pytest.fixture
+def clean(testbed: testbeds.Testbed) -> Iterator[None]:
+    """Nothing may be left of a test's pods."""
+    yield
+    for pod in testbed.pods():
+        testbed.cli("rm", "-f", str(pod["id"]), check=False)
+    left = {kind: items for kind, items in testbed.leftovers().items() if items}
+    assert left == {}
 
 
 @pytest.fixture

@@ -162,6 +162,11 @@ insecure = ["{self.registry_host}"]
             raise RuntimeError(f"enclave-cc {' '.join(words)} exited with {done.returncode}:\n{done.stdout}{done.stderr}")
         return done
 
+    def spawn(self, *words: str) -> subprocess.Popen[bytes]:
+        """`enclave-cc WORDS` in a session of its own, with pipes; the caller waits for it."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen([ENCLAVE_CC, *words], stdout=pipe, stderr=pipe, env=self.environment, start_new_session=True)
+
     def reference(self, name: str) -> str:
         return f"{self.registry_host}/{name}"
 
@@ -350,3 +355,9 @@ def running(directory: Path) -> Iterator[Testbed]:
 def kill_group(process: subprocess.Popen[bytes], sig: int = signal.SIGKILL) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, sig)
+
+
+def last_error(done: subprocess.CompletedProcess[str]) -> str:
+    """The code of the error that a command ended with."""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error ")]
+    return lines[-1].split()[1].rstrip(":") if lines else f"(no error; exit {done.returncode}: {done.stderr[-300:]})"
