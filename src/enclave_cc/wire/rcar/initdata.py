@@ -11,6 +11,7 @@ The digest is over the exact text. On SGX it is CONFIGID, padded with zeros.
 from __future__ import annotations
 
 import hashlib
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -87,5 +88,5 @@ def _to_json(value: Any) -> Any:
     if isinstance(value, str | int | bool):
         return value
     if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else str(value)
+        return value if math.isfinite(value) else str(value)
     return str(value)
