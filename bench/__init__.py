@@ -1,0 +1,1 @@
+"""Benchmarks: each runs its peers side by side in one run and prints ratios. `python -m bench [NAME ...]`."""

@@ -1,0 +1,28 @@
+"""Runs all benchmarks, or those named: sealed, pull, start, memory."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+
+from bench import memory, pull, sealed, start
+
+BENCHMARKS = {"sealed": sealed.main, "pull": pull.main, "start": start.main, "memory": memory.main}
+
+
+def main(names: list[str]) -> int:
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        print(f"error usage: no such benchmark: {', '.join(unknown)}. There are: {', '.join(BENCHMARKS)}.", file=sys.stderr)
+        return 2
+    status = 0
+    for name in names or BENCHMARKS:
+        print(f"\n== {name}", flush=True)
+        status |= BENCHMARKS[name]([])
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
