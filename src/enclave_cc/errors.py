@@ -70,6 +70,7 @@ TABLE: dict[str, Row] = {
     "registry-unreachable": Row(8, Status.UNAVAILABLE, 502, "Check that the registry runs and that its name resolves."),
     "kbs-unreachable": Row(8, Status.UNAVAILABLE, 502, "Check that the KBS runs and that [kbs] url names it."),
     "agent-unreachable": Row(9, Status.UNAVAILABLE, 502, "Look into the agent's log with `enclave-cc logs --agent`."),
+    "rpc-failed": Row(9, Status.INTERNAL, 502, "The message carries the peer's own words; see its log."),
     "runc-failed": Row(9, Status.INTERNAL, 500, "The message carries runc's own words; run `enclave-cc doctor`."),
     # evidence, KBS, keys
     "tee-refused": Row(
