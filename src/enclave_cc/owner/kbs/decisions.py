@@ -1,0 +1,107 @@
+"""What the KBS decided, for the data owner: JSON lines on stderr and rows in the database.
+
+The client and the host see an id and a code; here stand the reasons. Nothing here is secret in the sense of a key: no
+resource's value, token or cookie is ever written.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Any
+
+from enclave_cc.errors import UsageError, foreign
+from enclave_cc.owner.policy.reasons import Reason
+from enclave_cc.owner.resources.database import Database
+
+# Anybody can make the KBS deny something; the oldest rows go, so that nobody can fill its disk.
+KEPT = 100_000
+_TRIM_EVERY = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One decision. `outcome` is "allow" or "deny"; `stage` is "attest" or "release"."""
+
+    id: str
+    at: int
+    outcome: str
+    stage: str
+    code: str | None
+    document: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        value: dict[str, Any] = {"id": self.id, "at": self.at, "outcome": self.outcome, "stage": self.stage}
+        if self.code is not None:
+            value["code"] = self.code
+        return {**value, **self.document}
+
+
+class Log:
+    """One JSON object per line on a stream. Safe for many threads."""
+
+    def __init__(self, stream: IO[str] | None = None) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def write(self, event: str, members: Mapping[str, Any]) -> None:
+        line = json.dumps({"event": event, **members}, separators=(",", ":"), default=str)
+        with self._lock:
+            stream = self._stream if self._stream is not None else sys.stderr
+            stream.write(line + "\n")
+            stream.flush()
+
+
+class DecisionLog:
+    """Writes decisions and finds them again by id. Safe for many threads."""
+
+    def __init__(self, database: Database, log: Log, *, now: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._log = log
+        self._now = now
+
+    def allow(self, stage: str, **members: Any) -> Decision:
+        return self._record("allow", stage, None, members)
+
+    def deny(self, stage: str, code: str, reasons: Sequence[Reason], **members: Any) -> Decision:
+        """`code` is what the client sees beside the id."""
+        return self._record("deny", stage, code, {**members, "reasons": [reason.to_json() for reason in reasons]})
+
+    def _record(self, outcome: str, stage: str, code: str | None, members: Mapping[str, Any]) -> Decision:
+        decision = Decision(secrets.token_hex(8), int(self._now()), outcome, stage, code, members)
+        self._log.write(outcome, {name: member for name, member in decision.to_json().items() if name != "outcome"})
+        with self._database.write(durable=False) as db:
+            number = db.execute(
+                "INSERT INTO decision (id, at, outcome, code, document) VALUES (?, ?, ?, ?, ?)",
+                (decision.id, decision.at, outcome, code, json.dumps({"stage": stage, **members}, default=str)),
+            ).lastrowid
+            if number is not None and number % _TRIM_EVERY == 0:
+                db.execute("DELETE FROM decision WHERE number <= ?", (number - KEPT,))
+        return decision
+
+    def find(self, decision_id: str) -> Decision:
+        """Raises `UsageError("not-found")`."""
+        with self._database.read() as db:
+            row = db.execute("SELECT id, at, outcome, code, document FROM decision WHERE id = ?", (decision_id,)).fetchone()
+        if row is None:
+            raise UsageError("not-found", f"there is no decision {foreign(decision_id)}", "Take the id from the refusal's message.")
+        return _read(row)
+
+    def list(self, *, outcome: str | None = None, limit: int = 100) -> list[Decision]:
+        """The newest first."""
+        with self._database.read() as db:
+            rows = db.execute(
+                "SELECT id, at, outcome, code, document FROM decision WHERE ? IS NULL OR outcome = ? ORDER BY number DESC LIMIT ?",
+                (outcome, outcome, limit),
+            ).fetchall()
+        return [_read(row) for row in rows]
+
+
+def _read(row: Sequence[Any]) -> Decision:
+    document = json.loads(row[4])
+    return Decision(row[0], row[1], row[2], document.pop("stage"), row[3], document)

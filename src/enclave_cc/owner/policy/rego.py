@@ -1,0 +1,141 @@
+"""Rego policies, evaluated as Trustee does: regorus, Rego v1, the builtin `query_reference_value(name)`.
+
+An engine belongs to the thread that made it, so each thread compiles a policy once and clones it per evaluation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import regorus
+
+from enclave_cc.errors import UsageError
+
+MAX_TEXT = 1024 * 1024
+_ENGINES_KEPT = 32  # per thread
+
+Lookup = Callable[[str], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A policy that compiles. `id` and `version` say which one decided."""
+
+    id: str
+    text: str
+    version: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises `UsageError("policy-invalid")` with the place of the error."""
+        if len(self.text) > MAX_TEXT:
+            raise UsageError("policy-invalid", f"the policy is longer than {MAX_TEXT} characters")
+        engine = _build_engine(self)
+        if "data.policy" not in engine.get_packages():
+            raise UsageError("policy-invalid", f"policy {self.id} is not of `package policy`")
+
+    @property
+    def digest(self) -> str:
+        """SHA-384 of the text, as upstream names a policy."""
+        return hashlib.sha384(self.text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What the rules gave (None: undefined, or no such rule) and which reference values were asked for."""
+
+    values: Mapping[str, Any]
+    queried: Mapping[str, Any]
+
+
+def evaluate(
+    policy: Policy,
+    rules: Sequence[str],
+    claims: Mapping[str, Any],
+    *,
+    data: Mapping[str, Any] | None = None,
+    lookup: Lookup | None = None,
+) -> Evaluation:
+    """The `rules` (full paths, `data.policy...`) of `policy` over `claims` as `input`.
+
+    Raises `UsageError("policy-invalid")` when evaluation itself fails, such as for two values of one rule.
+    """
+    state = _state()
+    engine = state.engine(policy)
+    if data is not None:
+        engine.add_data_json(json.dumps(data))
+    engine.set_input_json(json.dumps(claims))
+    state.lookup, state.queried = lookup or (lambda _name: None), {}
+    try:
+        return Evaluation({rule: _evaluate_rule(engine, policy, rule) for rule in rules}, state.queried)
+    finally:
+        state.lookup, state.queried = None, {}
+
+
+def _evaluate_rule(engine: Any, policy: Policy, rule: str) -> Any:
+    try:
+        return engine.eval_rule(rule)
+    except RuntimeError as error:
+        text = _cut_trace(error)
+        if "not a valid rule path" in text:
+            return None
+        raise UsageError("policy-invalid", f"policy {policy.id} does not evaluate: {text}") from error
+
+
+class _State(threading.local):
+    """One thread's engines and what its present evaluation asks."""
+
+    def __init__(self) -> None:
+        self.engines: OrderedDict[str, Any] = OrderedDict()
+        self.lookup: Lookup | None = None
+        self.queried: dict[str, Any] = {}
+
+    def engine(self, policy: Policy) -> Any:
+        base = self.engines.get(policy.text)
+        if base is None:
+            base = self.engines[policy.text] = _build_engine(policy)
+            if len(self.engines) > _ENGINES_KEPT:
+                self.engines.popitem(last=False)
+        self.engines.move_to_end(policy.text)
+        return base.clone()
+
+
+_THREAD_STATE = _State()
+
+
+def _state() -> _State:
+    return _THREAD_STATE
+
+
+def _query_reference_value(name: object) -> Any:
+    """The builtin: the value of a name, null for an unknown one, as upstream answers."""
+    state = _state()
+    if not isinstance(name, str) or state.lookup is None:
+        return None
+    if name not in state.queried:
+        state.queried[name] = state.lookup(name)
+    return state.queried[name]
+
+
+def _build_engine(policy: Policy) -> Any:
+    engine = regorus.Engine()
+    engine.add_extension("query_reference_value", 1, _query_reference_value)
+    try:
+        engine.add_policy(policy.id, policy.text)
+        # Unknown functions and the like show only when the rules are prepared, which evaluation does.
+        probe = engine.clone()
+        probe.set_input_json("{}")
+        probe.eval_query("data.policy")
+    except RuntimeError as error:
+        raise UsageError("policy-invalid", f"policy {policy.id} does not compile: {_cut_trace(error)}") from error
+    return engine
+
+
+def _cut_trace(error: RuntimeError) -> str:
+    """regorus' message without the Rust stack trace that it may carry, on one line."""
+    return " ".join(str(error).split("Stack backtrace:")[0].split())
