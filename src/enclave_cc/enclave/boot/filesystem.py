@@ -1,0 +1,265 @@
+"""What the workload finds around its image: /proc, /sys, /dev, volumes, generated files, masks (as runc's default spec).
+
+Runs in the workload's own mount namespace, as PID 1 of its PID namespace. What comes from outside the rootfs is
+captured first: mounts as detached copies, files as bytes. Then the root is pivoted and the old root detached, and all
+that follows resolves inside the image's own tree, where no symlink leads back.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from enclave_cc.enclave.boot import syscalls
+from enclave_cc.errors import EnvironmentFault, PeerError, foreign
+
+VOLUME_DIRECTORY = "/run/enclave-cc/volumes"
+FILE_DIRECTORY = "/run/enclave-cc/files"
+CGROUP_DIRECTORY = "/sys/fs/cgroup"
+# Generated files are host-authored. They are copied, not bound: what the workload writes to them stays in the enclave.
+FILES = {"resolv.conf": "/etc/resolv.conf", "hosts": "/etc/hosts", "hostname": "/etc/hostname"}
+FILE_LIMIT = 1 << 20
+SHM_SIZE = "65536k"
+TTY_GROUP = 5
+
+MASKED = (
+    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
+    "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
+)  # fmt: skip
+READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+_DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
+_LINKS = {
+    "fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
+    "core": "/proc/kcore", "ptmx": "pts/ptmx",
+}  # fmt: skip
+_NO_ESCALATION = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
+_DATA_ONLY = _NO_ESCALATION | syscalls.MOUNT_ATTR_NOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A host directory or file that the launch statement allows: `/run/enclave-cc/volumes/<name>` at `destination`."""
+
+    name: str
+    destination: str
+    read_only: bool
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name or self.name in (".", "..") or "\0" in self.name + self.destination:
+            raise PeerError("launch-failed", f"the volume name {foreign(self.name)!r} is not a file name")
+        if not self.destination.startswith("/"):
+            raise PeerError("launch-failed", f"the volume's place {foreign(self.destination)!r} is not absolute")
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What to build around the rootfs."""
+
+    volumes: tuple[Volume, ...] = ()
+    files: tuple[str, ...] = ()
+    read_only_root: bool = False
+
+    def __post_init__(self) -> None:
+        for name in self.files:
+            if name not in FILES:
+                raise PeerError("launch-failed", f"there is no generated file {foreign(name)!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """What was taken along from outside: detached mounts (descriptors) and file contents."""
+
+    volumes: tuple[tuple[Volume, int], ...]
+    files: Mapping[str, bytes]
+    cgroup: int | None
+
+
+def capture(view: View) -> Captured:
+    """Takes along what `view` needs from outside the rootfs. Raises `EnvironmentFault("mount-failed")`."""
+    volumes: list[tuple[Volume, int]] = []
+    for volume in view.volumes:
+        path = f"{VOLUME_DIRECTORY}/{volume.name}"
+        try:
+            # The host bound its directory here; a symlink in this place would be followed inside boot's own root.
+            fd = syscalls.clone_mount(path, recursive=True, follow=False)
+            attributes = _NO_ESCALATION | (syscalls.MOUNT_ATTR_RDONLY if volume.read_only else 0)
+            syscalls.set_mount_attributes(fd, attributes, recursive=True)
+        except OSError as error:
+            raise EnvironmentFault("mount-failed", f"volume {foreign(volume.name)!r}: {error.strerror}") from error
+        volumes.append((volume, fd))
+    files = {}
+    for name in view.files:
+        content = _read_generated(f"{FILE_DIRECTORY}/{name}")
+        if content is not None:
+            files[name] = content
+    cgroup = None
+    if os.path.ismount(CGROUP_DIRECTORY):
+        try:
+            cgroup = syscalls.clone_mount(CGROUP_DIRECTORY, recursive=True)
+            syscalls.set_mount_attributes(cgroup, _DATA_ONLY | syscalls.MOUNT_ATTR_RDONLY, recursive=True)
+        except OSError as error:
+            raise EnvironmentFault("mount-failed", f"the cgroup view: {error.strerror}") from error
+    return Captured(tuple(volumes), files, cgroup)
+
+
+def enter_root(root: str) -> None:
+    """Makes the mount at `root` the root of this mount namespace and lets go of everything else in it."""
+    try:
+        os.chdir(root)
+        syscalls.pivot_root(".", ".")  # pivot_root(2), NOTES: the old root is now stacked below "."
+        syscalls.umount(".", syscalls.MNT_DETACH)
+        os.chdir("/")
+    except OSError as error:
+        raise EnvironmentFault("mount-failed", f"cannot enter the rootfs: {error.strerror}") from error
+
+
+def furnish(view: View, captured: Captured) -> None:
+    """Builds the surroundings inside the entered root. Raises `EnvironmentFault("mount-failed")` or `PeerError`."""
+    try:
+        _furnish(view, captured)
+    except OSError as error:
+        about = f"{error.filename}: " if error.filename else ""
+        raise EnvironmentFault("mount-failed", f"{about}{error.strerror}") from error
+
+
+def make_directory(path: str) -> None:
+    """`mkdir -p`, mode 0755, owned by root. Raises `OSError`."""
+    os.makedirs(path, mode=0o755, exist_ok=True)
+
+
+def _furnish(view: View, captured: Captured) -> None:
+    _mount_kernel("proc", "/proc", [("source", "proc")], _DATA_ONLY)
+    _mount_kernel("sysfs", "/sys", [("source", "sysfs")], _DATA_ONLY | syscalls.MOUNT_ATTR_RDONLY)
+    if captured.cgroup is not None:
+        _attach(captured.cgroup, CGROUP_DIRECTORY)
+    _furnish_devices()
+    for name, content in captured.files.items():
+        _write_generated(FILES[name], content)
+    for volume, fd in captured.volumes:
+        _attach_volume(volume, fd)
+    for path in MASKED:
+        _mask(path)
+    for path in READ_ONLY:
+        _seal_read_only(path)
+    if view.read_only_root:
+        root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+        syscalls.set_mount_attributes(root, syscalls.MOUNT_ATTR_RDONLY)
+        os.close(root)
+
+
+def _mount_kernel(kind: str, path: str, options: Sequence[tuple[str, str | None]], attributes: int) -> None:
+    """A kernel file system at a top-level directory, which must be one: a symlink there would put /proc elsewhere."""
+    try:
+        about = os.lstat(path)
+    except FileNotFoundError:
+        os.mkdir(path, 0o755)
+    else:
+        if not stat.S_ISDIR(about.st_mode):
+            raise PeerError("launch-failed", f"{path} of the image is not a directory")
+    fd = syscalls.create_filesystem(kind, options, attributes)
+    _attach(fd, path)
+
+
+def _furnish_devices() -> None:
+    options = [("source", "tmpfs"), ("mode", "755"), ("size", SHM_SIZE)]
+    _mount_kernel(
+        "tmpfs", "/dev", options, syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_STRICTATIME | syscalls.MOUNT_ATTR_NOEXEC
+    )
+    for name, (major, minor) in _DEVICES.items():
+        os.mknod(f"/dev/{name}", stat.S_IFCHR | 0o666, os.makedev(major, minor))
+    for name, target in _LINKS.items():
+        os.symlink(target, f"/dev/{name}")
+    pts = [("source", "devpts"), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", str(TTY_GROUP))]
+    _mount_kernel("devpts", "/dev/pts", pts, syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC)
+    os.mkdir("/dev/shm", 0o1777)  # noqa: S108  (we make it)
+    _attach(create_tmpfs([("source", "shm"), ("mode", "1777"), ("size", SHM_SIZE)], _DATA_ONLY)[0], "/dev/shm")  # noqa: S108
+    _mount_kernel("mqueue", "/dev/mqueue", [("source", "mqueue")], _DATA_ONLY)
+
+
+def create_tmpfs(options: list[tuple[str, str | None]] | list[tuple[str, str]], attributes: int) -> tuple[int, bool]:
+    """A tmpfs that never goes to swap, where the kernel (6.4) can; its mount descriptor, and whether it is so."""
+    plain: list[tuple[str, str | None]] = [*options]
+    try:
+        return syscalls.create_filesystem("tmpfs", [*plain, ("noswap", None)], attributes), True
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    return syscalls.create_filesystem("tmpfs", plain, attributes), False
+
+
+def _attach(mount_fd: int, path: str) -> None:
+    syscalls.attach_mount(mount_fd, path)
+    os.close(mount_fd)
+
+
+def _attach_volume(volume: Volume, fd: int) -> None:
+    path = os.path.realpath(volume.destination)  # symlinks of the image, resolved inside the image
+    if path == "/" or any(path == top or path.startswith(top + "/") for top in ("/proc", "/sys")):
+        raise PeerError("launch-failed", f"a volume cannot be at {foreign(volume.destination)!r}")
+    if stat.S_ISDIR(os.fstat(fd).st_mode):
+        make_directory(path)
+    else:
+        make_directory(os.path.dirname(path))
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644))
+    _attach(fd, path)
+
+
+def _mask(path: str) -> None:
+    try:
+        is_directory = os.path.isdir(path)
+        if is_directory:
+            fd = syscalls.create_filesystem(
+                "tmpfs", [("source", "tmpfs"), ("mode", "755")], _DATA_ONLY | syscalls.MOUNT_ATTR_RDONLY
+            )
+        else:
+            fd = syscalls.clone_mount("/dev/null")
+        _attach(fd, path)
+    except (FileNotFoundError, NotADirectoryError):
+        return  # this kernel has none
+
+
+def _seal_read_only(path: str) -> None:
+    try:
+        fd = syscalls.clone_mount(path, recursive=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    syscalls.set_mount_attributes(fd, syscalls.MOUNT_ATTR_RDONLY, recursive=True)
+    _attach(fd, path)
+
+
+def _read_generated(path: str) -> bytes | None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise EnvironmentFault("mount-failed", f"{path}: {error.strerror}") from error
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise EnvironmentFault("mount-failed", f"{path} is not a file")
+        content = b""
+        while len(content) <= FILE_LIMIT and (chunk := os.read(fd, 1 << 16)):
+            content += chunk
+    finally:
+        os.close(fd)
+    if len(content) > FILE_LIMIT:
+        raise EnvironmentFault("mount-failed", f"{path} is larger than {FILE_LIMIT} bytes")
+    return content
+
+
+def _write_generated(path: str, content: bytes) -> None:
+    path = os.path.realpath(path)  # often a symlink to /run, which may dangle
+    make_directory(os.path.dirname(path))
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    fd = os.open(path, flags, 0o644)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fchown(fd, 0, 0)
+        os.fchmod(fd, 0o644)
+    finally:
+        os.close(fd)
