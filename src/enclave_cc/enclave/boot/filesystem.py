@@ -118,6 +118,7 @@ def enter_root(root: str) -> None:
 
 def furnish(view: View, captured: Captured) -> None:
     """Builds the surroundings inside the entered root. Raises `EnvironmentFault("mount-failed")` or `PeerError`."""
+    os.umask(0o022)
     try:
         _furnish(view, captured)
     except OSError as error:
@@ -165,29 +166,29 @@ def _mount_kernel(kind: str, path: str, options: Sequence[tuple[str, str | None]
 
 def _furnish_devices() -> None:
     options = [("source", "tmpfs"), ("mode", "755"), ("size", SHM_SIZE)]
-    _mount_kernel(
-        "tmpfs", "/dev", options, syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_STRICTATIME | syscalls.MOUNT_ATTR_NOEXEC
-    )
+    # Not noexec: some programs map /dev/zero executable.
+    _mount_kernel("tmpfs", "/dev", options, syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_STRICTATIME)
+    mask = os.umask(0)
     for name, (major, minor) in _DEVICES.items():
         os.mknod(f"/dev/{name}", stat.S_IFCHR | 0o666, os.makedev(major, minor))
     for name, target in _LINKS.items():
         os.symlink(target, f"/dev/{name}")
     pts = [("source", "devpts"), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", str(TTY_GROUP))]
     _mount_kernel("devpts", "/dev/pts", pts, syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC)
-    os.mkdir("/dev/shm", 0o1777)  # noqa: S108  (we make it)
+    os.umask(mask)
+    os.mkdir("/dev/shm")  # noqa: S108  (we make it)
     _attach(create_tmpfs([("source", "shm"), ("mode", "1777"), ("size", SHM_SIZE)], _DATA_ONLY)[0], "/dev/shm")  # noqa: S108
     _mount_kernel("mqueue", "/dev/mqueue", [("source", "mqueue")], _DATA_ONLY)
 
 
-def create_tmpfs(options: list[tuple[str, str | None]] | list[tuple[str, str]], attributes: int) -> tuple[int, bool]:
+def create_tmpfs(options: Sequence[tuple[str, str | None]], attributes: int) -> tuple[int, bool]:
     """A tmpfs that never goes to swap, where the kernel (6.4) can; its mount descriptor, and whether it is so."""
-    plain: list[tuple[str, str | None]] = [*options]
     try:
-        return syscalls.create_filesystem("tmpfs", [*plain, ("noswap", None)], attributes), True
+        return syscalls.create_filesystem("tmpfs", [*options, ("noswap", None)], attributes), True
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-    return syscalls.create_filesystem("tmpfs", plain, attributes), False
+    return syscalls.create_filesystem("tmpfs", options, attributes), False
 
 
 def _attach(mount_fd: int, path: str) -> None:

@@ -53,6 +53,11 @@ class SignalRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class StopRequest:
+    """Sends the workload the stop signal that its image names (SIGTERM if none), which the host cannot know."""
+
+
+@dataclass(frozen=True, slots=True)
 class ResizeRequest:
     """Sizes the terminal of the exec `target`, or of the workload."""
 
@@ -61,7 +66,7 @@ class ResizeRequest:
     target: str | None = None
 
 
-Request = StateRequest | TerminalRequest | ExecRequest | SignalRequest | ResizeRequest
+Request = StateRequest | TerminalRequest | ExecRequest | SignalRequest | StopRequest | ResizeRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +178,8 @@ def _request_members(request: Request) -> frame.Json:
             }
         case SignalRequest(signal, target):
             return {"op": "signal", "signal": signal, "target": target}
+        case StopRequest():
+            return {"op": "stop"}
         case ResizeRequest(rows, columns, target):
             return {"op": "resize", "rows": rows, "columns": columns, "target": target}
 
@@ -221,6 +228,10 @@ def _parse_signal(members: frame.Json) -> Request:
     return SignalRequest(_integer(members, "signal", 1, 64), _target(members))
 
 
+def _parse_stop(members: frame.Json) -> Request:
+    return StopRequest()
+
+
 def _parse_resize(members: frame.Json) -> Request:
     rows, columns = _size(members)
     return ResizeRequest(rows, columns, _target(members))
@@ -231,6 +242,7 @@ _REQUESTS: dict[str, Callable[[frame.Json], Request]] = {
     "terminal": _parse_terminal,
     "exec": _parse_exec,
     "signal": _parse_signal,
+    "stop": _parse_stop,
     "resize": _parse_resize,
 }
 
