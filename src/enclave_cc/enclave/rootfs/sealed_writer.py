@@ -5,18 +5,16 @@ The file has no name until `finish`: whatever kills the process before, nothing 
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 from types import TracebackType
 
 from enclave_cc.crypto.aead import TAG_SIZE
-from enclave_cc.errors import EnvironmentFault
+from enclave_cc.enclave.rootfs import cache_files
 from enclave_cc.wire.sealed import block
 from enclave_cc.wire.sealed.descriptor import BlobDescriptor
 from enclave_cc.wire.sealed.sealer import BlockSealer
 
-BLOBS = "blobs"
 _BATCH = 8  # blocks a write(2)
 
 
@@ -28,7 +26,7 @@ class SealedWriter:
     """
 
     def __init__(self, directory: Path, role: block.Role, *, block_size: int = block.BLOCK_SIZE) -> None:
-        self._blobs = directory / BLOBS
+        self._blobs = directory / cache_files.BLOBS
         self._sealer = BlockSealer(role, block_size=block_size)
         self._block_size = block_size
         self._pending = bytearray(block_size)
@@ -38,9 +36,9 @@ class SealedWriter:
         self._fd = -1
         try:
             self._blobs.mkdir(mode=0o755, parents=True, exist_ok=True)
-            self._fd = os.open(self._blobs, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+            self._fd = os.open(self._blobs, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise _fault(error, self._blobs) from error
+            raise cache_files.fault(error, self._blobs) from error
 
     def __enter__(self) -> SealedWriter:
         return self
@@ -86,7 +84,7 @@ class SealedWriter:
             finally:
                 os.close(directory)
         except OSError as error:
-            raise _fault(error, self._blobs) from error
+            raise cache_files.fault(error, self._blobs) from error
         self.abort()
         return descriptor
 
@@ -112,11 +110,5 @@ class SealedWriter:
                 view = view[os.write(self._fd, view) :]
         except OSError as error:
             self.abort()
-            raise _fault(error, self._blobs) from error
+            raise cache_files.fault(error, self._blobs) from error
         self._out_size = 0
-
-
-def _fault(error: OSError, path: Path) -> EnvironmentFault:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return EnvironmentFault("disk-full", f"no space is left for sealed blobs in {path}")
-    return EnvironmentFault("environment", f"{path} cannot take a sealed blob: {error.strerror}")
