@@ -1,1 +1,1 @@
-"""The launch statement and the owner's launch policy."""
+"""The launch statement, the host's overrides and the owner's launch policy (docs/formats/launch.md)."""

@@ -1,0 +1,103 @@
+"""What the host wants otherwise than the image says. HOST-AUTHORED: a wish, never a fact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from enclave_cc.errors import PeerError
+from enclave_cc.wire.launch import members
+from enclave_cc.wire.launch.members import Members
+from enclave_cc.wire.launch.mounts import Volume, check_files, check_path, check_volumes
+
+VERSION = 1
+MAX_UPPER_SIZE = 1 << 50
+_HOSTNAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overrides:
+    """Defaults ask for nothing. `env` items are NAME=VALUE; `upper_size` is bytes, 0 for boot init's default.
+
+    Raises `PeerError("malformed")` for values that could not be carried out.
+    """
+
+    args: tuple[str, ...] | None = None
+    entrypoint: tuple[str, ...] | None = None
+    env: tuple[str, ...] = ()
+    cwd: str | None = None
+    user: str | None = None
+    groups: tuple[str, ...] = ()
+    hostname: str = ""
+    volumes: tuple[Volume, ...] = ()
+    files: tuple[str, ...] = ()
+    terminal: bool = False
+    read_only_root: bool = False
+    no_new_privileges: bool = False
+    upper_size: int = 0
+
+    def __post_init__(self) -> None:
+        check_env(self.env)
+        if self.cwd is not None:
+            check_path(self.cwd, "the working directory")
+        check_hostname(self.hostname)
+        check_volumes(self.volumes)
+        check_files(self.files)
+        if not 0 <= self.upper_size <= MAX_UPPER_SIZE:
+            raise PeerError("malformed", "the size of the writable layer is out of range")
+
+    def encode(self) -> bytes:
+        return members.encode(
+            {
+                "version": VERSION,
+                "args": None if self.args is None else list(self.args),
+                "entrypoint": None if self.entrypoint is None else list(self.entrypoint),
+                "env": list(self.env),
+                "cwd": self.cwd,
+                "user": self.user,
+                "groups": list(self.groups),
+                "hostname": self.hostname,
+                "volumes": [volume.to_json() for volume in self.volumes],
+                "files": list(self.files),
+                "terminal": self.terminal,
+                "read_only_root": self.read_only_root,
+                "no_new_privileges": self.no_new_privileges,
+                "upper_size": self.upper_size,
+            }
+        )
+
+    @classmethod
+    def parse(cls, data: bytes) -> Overrides:
+        """Raises `PeerError("malformed")`. Empty `data` asks for nothing."""
+        if not data:
+            return cls()
+        document = Members.parse(data, "the overrides")
+        document.check_version(VERSION)
+        overrides = cls(
+            args=document.optional_texts("args"),
+            entrypoint=document.optional_texts("entrypoint"),
+            env=document.texts("env", optional=True),
+            cwd=document.optional_text("cwd"),
+            user=document.optional_text("user"),
+            groups=document.texts("groups", optional=True),
+            hostname=document.text("hostname", ""),
+            volumes=tuple(Volume.from_json(item) for item in document.children("volumes", optional=True)),
+            files=document.texts("files", optional=True),
+            terminal=document.flag("terminal", False),
+            read_only_root=document.flag("read_only_root", False),
+            no_new_privileges=document.flag("no_new_privileges", False),
+            upper_size=document.number("upper_size", 0, MAX_UPPER_SIZE, 0),
+        )
+        document.end()
+        return overrides
+
+
+def check_env(env: tuple[str, ...]) -> None:
+    """Raises `PeerError("malformed")` unless each item is NAME=VALUE."""
+    if not all("=" in item[1:] and "\0" not in item for item in env):
+        raise PeerError("malformed", "an environment variable is not NAME=VALUE")
+
+
+def check_hostname(hostname: str) -> None:
+    """Raises `PeerError("malformed")` unless it is empty or one that Linux and resolvers take."""
+    if len(hostname) > 64 or not set(hostname) <= _HOSTNAME_CHARACTERS or hostname[:1] in {"-", "."}:
+        raise PeerError("malformed", "the host name is not 64 letters, digits, dots and dashes")
