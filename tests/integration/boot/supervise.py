@@ -17,6 +17,7 @@ from enclave_cc.enclave.boot.process import ProcessSpec
 from enclave_cc.enclave.boot.signals import SignalPipe
 from enclave_cc.enclave.boot.status import StatusBoard
 from enclave_cc.errors import EnclaveCcError
+from enclave_cc.wire.launch.mounts import Volume
 
 
 def lay_out(plan: dict) -> str:
@@ -63,8 +64,9 @@ def main() -> int:
             terminal=spec.get("terminal", False),
         )
         view = filesystem.View(
-            tuple(filesystem.Volume(*volume) for volume in plan.get("volumes", ())),
+            tuple(Volume(*volume) for volume in plan.get("volumes", ())),
             tuple(plan.get("files", ())),
+            tuple(plan.get("scratch", ())),
             plan.get("read_only_root", False),
         )
         launch = Launch(process, view, plan.get("hostname"), plan.get("allow_exec", False), plan.get("stop_signal", 15))

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 
 from enclave_cc.enclave.boot import syscalls
 from enclave_cc.errors import EnvironmentFault, PeerError, foreign
+from enclave_cc.wire.launch.mounts import GENERATED_FILES, Volume
 
 VOLUME_DIRECTORY = "/run/enclave-cc/volumes"
 FILE_DIRECTORY = "/run/enclave-cc/files"
 CGROUP_DIRECTORY = "/sys/fs/cgroup"
-# Generated files are host-authored. They are copied, not bound: what the workload writes to them stays in the enclave.
-FILES = {"resolv.conf": "/etc/resolv.conf", "hosts": "/etc/hosts", "hostname": "/etc/hostname"}
 FILE_LIMIT = 1 << 20
 SHM_SIZE = "65536k"
 TTY_GROUP = 5
@@ -40,32 +39,13 @@ _DATA_ONLY = _NO_ESCALATION | syscalls.MOUNT_ATTR_NOEXEC
 
 
 @dataclass(frozen=True, slots=True)
-class Volume:
-    """A host directory or file that the launch statement allows: `/run/enclave-cc/volumes/<name>` at `destination`."""
-
-    name: str
-    destination: str
-    read_only: bool
-
-    def __post_init__(self) -> None:
-        if not self.name or "/" in self.name or self.name in (".", "..") or "\0" in self.name + self.destination:
-            raise PeerError("launch-failed", f"the volume name {foreign(self.name)!r} is not a file name")
-        if not self.destination.startswith("/"):
-            raise PeerError("launch-failed", f"the volume's place {foreign(self.destination)!r} is not absolute")
-
-
-@dataclass(frozen=True, slots=True)
 class View:
-    """What to build around the rootfs."""
+    """What to build around the rootfs: host volumes, generated files, and places that stay writable in a read-only root."""
 
     volumes: tuple[Volume, ...] = ()
     files: tuple[str, ...] = ()
+    scratch: tuple[str, ...] = ()
     read_only_root: bool = False
-
-    def __post_init__(self) -> None:
-        for name in self.files:
-            if name not in FILES:
-                raise PeerError("launch-failed", f"there is no generated file {foreign(name)!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +70,8 @@ def capture(view: View) -> Captured:
         except OSError as error:
             raise EnvironmentFault("mount-failed", f"volume {foreign(volume.name)!r}: {error.strerror}") from error
         volumes.append((volume, fd))
-    files = {}
+    files: dict[str, bytes] = {}
+    # Generated files are host-authored. They are copied, not bound: what the workload writes to them stays in the enclave.
     for name in view.files:
         content = _read_generated(f"{FILE_DIRECTORY}/{name}")
         if content is not None:
@@ -138,7 +119,7 @@ def _furnish(view: View, captured: Captured) -> None:
         _attach(captured.cgroup, CGROUP_DIRECTORY)
     _furnish_devices()
     for name, content in captured.files.items():
-        _write_generated(FILES[name], content)
+        _write_generated(GENERATED_FILES[name], content)
     for volume, fd in captured.volumes:
         _attach_volume(volume, fd)
     for path in MASKED:
@@ -146,6 +127,8 @@ def _furnish(view: View, captured: Captured) -> None:
     for path in READ_ONLY:
         _seal_read_only(path)
     if view.read_only_root:
+        for place in view.scratch:
+            _keep_writable(place)
         root = os.open("/", os.O_PATH | os.O_CLOEXEC)
         syscalls.set_mount_attributes(root, syscalls.MOUNT_ATTR_RDONLY)
         os.close(root)
@@ -206,6 +189,14 @@ def _attach_volume(volume: Volume, fd: int) -> None:
         make_directory(os.path.dirname(path))
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644))
     _attach(fd, path)
+
+
+def _keep_writable(place: str) -> None:
+    """A mount of its own for a directory of the root, which the root's read-only flag then does not reach."""
+    path = os.path.realpath(place)
+    make_directory(path)
+    if not os.path.ismount(path):
+        _attach(syscalls.clone_mount(path), path)
 
 
 def _mask(path: str) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 from dataclasses import dataclass, replace
 
-from enclave_cc.enclave.boot import filesystem
+from enclave_cc.enclave.boot import capabilities, filesystem
 from enclave_cc.enclave.boot.process import ProcessSpec
+from enclave_cc.errors import PeerError, foreign
 from enclave_cc.wire.control.message import ExecRequest
+from enclave_cc.wire.launch.statement import LaunchStatement, Rlimit
+
+_UNLIMITED = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +37,33 @@ class Launch:
             rows=request.rows,
             columns=request.columns,
         )
+
+
+def interpret(statement: LaunchStatement) -> Launch:
+    """Raises `PeerError("launch-failed")` for a statement that this machine's terms cannot express."""
+    process = ProcessSpec(
+        args=statement.args,
+        env=statement.env,
+        cwd=statement.cwd,
+        user=statement.user,
+        groups=statement.groups,
+        capabilities=capabilities.parse_names(statement.capabilities),
+        no_new_privileges=statement.no_new_privileges,
+        rlimits=tuple(_interpret_limit(limit) for limit in statement.rlimits),
+        terminal=statement.terminal,
+    )
+    return Launch(
+        process=process,
+        view=filesystem.View(statement.volumes, statement.files, statement.scratch, statement.read_only_root),
+        hostname=statement.hostname or None,
+        allow_exec=statement.allow_exec,
+        stop_signal=statement.stop_signal,
+    )
+
+
+def _interpret_limit(limit: Rlimit) -> tuple[int, int, int]:
+    number = getattr(resource, limit.name, None)
+    if not isinstance(number, int):
+        raise PeerError("launch-failed", f"there is no resource limit {foreign(limit.name)!r}")
+    soft, hard = (resource.RLIM_INFINITY if value == _UNLIMITED else value for value in (limit.soft, limit.hard))
+    return number, soft, hard
