@@ -194,6 +194,7 @@ class TarParser:
             raise broken("owner")
         if flag == b"\0" and name[-1:] == b"/":
             kind = kinds.DIRECTORY  # v7 had no other way to say it
+        permissions = fields.parse_repeated_number(mode) & 0o7777
         path = fields.clean_path(name)
         if b"\0" in path or b"\0" in link:
             raise broken("NUL in a path")
@@ -202,10 +203,11 @@ class TarParser:
         elif kind == kinds.SYMLINK:
             if not 0 < len(link) <= fields.MAX_PATH:
                 raise broken(f"target of the symbolic link {foreign(path)}")
+            permissions = 0o777  # Linux knows no other
         else:
             link = b""
         entry = Entry(
-            path, kind, fields.parse_repeated_number(mode) & 0o7777, owner, group, fields.confine_time(modified),
+            path, kind, permissions, owner, group, fields.confine_time(modified),
             0, link, device, xattrs, (),
         )  # fmt: skip
         if kind != kinds.FILE:
