@@ -40,6 +40,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("resource", _OWNER + "resource", "set, get, list and remove resources in the KBS"),
     Command("policy", _OWNER + "policy", "set, get, lint and test policies"),
     Command("refvals", _OWNER + "refvals", "add, list and remove reference values"),
+    Command("explain", _OWNER + "explain", "tell why the KBS denied something, by the id of the denial"),
     Command("bundle build", _OWNER + "bundle_build", "build the agent or app bundle; prints reference values"),
     Command("verify quote", _OWNER + "verify_quote", "verify an SGX quote offline; prints its claims"),
     # node

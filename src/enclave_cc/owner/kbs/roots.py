@@ -72,7 +72,7 @@ class RootStore:
             if not db.execute("DELETE FROM root WHERE name = ?", (name,)).rowcount:
                 raise UsageError("not-found", f"there is no root {foreign(name)}", "See `enclave-cc kbs root ls`.")
 
-    def list(self) -> list[Root]:
+    def list_roots(self) -> list[Root]:
         with self._database.read() as db:
             rows = db.execute("SELECT name, certificate, simulated FROM root ORDER BY name").fetchall()
         return [Root(name, certificate, bool(simulated)) for name, certificate, simulated in rows]

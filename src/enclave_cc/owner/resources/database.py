@@ -56,6 +56,8 @@ class Database:
         `EnvironmentFault` for what SQLite says."""
         if not create and not path.exists():
             raise UsageError("not-found", f"there is no KBS database {path}", "Make one with `enclave-cc kbs init`.")
+        if create:
+            path.touch(mode=0o600)  # SQLite gives its WAL the same mode
         self._path = path
         self._local = threading.local()
         self._write_lock = threading.Lock()

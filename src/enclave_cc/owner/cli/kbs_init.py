@@ -1,0 +1,30 @@
+"""Make a KBS directory: TLS identity, token, admin and store keys, configuration, an empty database."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from enclave_cc.owner.kbs import directory
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dir", "--kbs", dest="directory", metavar="DIR", help="default: $ENCLAVE_CC_KBS, else ~/.config/enclave-cc/kbs"
+    )
+    parser.add_argument("--listen", metavar="HOST:PORT", default=directory.DEFAULT_LISTEN, help="default: %(default)s")
+    parser.add_argument(
+        "--hostname",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="another name or address of the TLS certificate; repeatable",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    made = directory.create(
+        Path(directory.KbsDirectory.locate(arguments.directory).path), listen=arguments.listen, hostnames=arguments.hostname
+    )
+    print(f"made {made.path}; nodes pin {made.certificate}; start it with: enclave-cc kbs serve --dir {made.path}")
+    return 0

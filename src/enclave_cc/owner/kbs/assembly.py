@@ -1,0 +1,58 @@
+"""Puts a KBS together from its directory: the one place that chooses implementations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+from enclave_cc.owner.kbs.admin import AdminGate
+from enclave_cc.owner.kbs.broker import KeyBroker
+from enclave_cc.owner.kbs.config import KbsConfig
+from enclave_cc.owner.kbs.decisions import DecisionLog, Log
+from enclave_cc.owner.kbs.directory import KbsDirectory
+from enclave_cc.owner.kbs.evidence import make_verifiers
+from enclave_cc.owner.kbs.policies import PolicyStore
+from enclave_cc.owner.kbs.roots import RootStore
+from enclave_cc.owner.kbs.routes import Routes
+from enclave_cc.owner.kbs.server import KbsServer, Limits, make_tls_context
+from enclave_cc.owner.kbs.sessions import MemorySessions
+from enclave_cc.owner.kbs.tokens import TokenIssuer
+from enclave_cc.owner.reference.store import ReferenceStore
+from enclave_cc.owner.resources.database import Database
+from enclave_cc.owner.resources.sqlite import SqliteResourceStore
+
+
+@contextmanager
+def assemble(directory: KbsDirectory, config: KbsConfig, *, log_stream: IO[str] | None = None) -> Iterator[KbsServer]:
+    """A server that is ready to start. Raises `UsageError` for what the directory lacks."""
+    store_key = directory.read_store_key()
+    token_key, token_certificate = directory.read_token_key()
+    gate = AdminGate(
+        directory.read_public_key(config.admin_public_key),
+        config.admin_roles,
+        issuer=config.admin_issuer,
+        audience=config.admin_audience,
+    )
+    context = make_tls_context(str(directory.certificate), str(directory.tls_key))
+    database = Database(directory.database)
+    try:
+        log = Log(log_stream)
+        roots, references, policies = RootStore(database), ReferenceStore(database), PolicyStore(database)
+        policies.install_defaults()
+        resources = SqliteResourceStore(database, store_key)
+        broker = KeyBroker(
+            sessions=MemorySessions(lifetime=config.session_lifetime),
+            verifiers=make_verifiers(config.tees, roots),
+            tokens=TokenIssuer(
+                token_key, certificate_pem=token_certificate, issuer=config.token_issuer, lifetime=config.token_lifetime
+            ),
+            policies=policies,
+            references=references,
+            resources=resources,
+            decisions=DecisionLog(database, log),
+        )
+        routes = Routes(broker, gate, resources, references, policies, roots, log)
+        yield KbsServer(routes, Limits(config.request_deadline, config.body_limit), context)
+    finally:
+        database.close()

@@ -1,0 +1,194 @@
+"""RCAR's server side without HTTP: challenge, attestation, release.
+
+    auth     Request      -> a session and its nonce
+    attest   Attestation  -> evidence verified, policy applied, token bound to the session
+    release  token + path -> policy, resource, JWE for the token's TEE key
+
+Each refusal is a `Denied` with an id; its reasons are in the decision log and nowhere else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from enclave_cc.crypto import jwe
+from enclave_cc.errors import PeerError, UsageError, foreign
+from enclave_cc.owner.kbs.decisions import DecisionLog
+from enclave_cc.owner.kbs.evidence import EvidenceVerifier, VerifiedEvidence
+from enclave_cc.owner.kbs.policies import PolicyStore
+from enclave_cc.owner.kbs.sessions import Session, SessionStore
+from enclave_cc.owner.kbs.tokens import TokenIssuer
+from enclave_cc.owner.policy import appraisal, defaults, release
+from enclave_cc.owner.policy.reasons import Reason
+from enclave_cc.owner.reference.values import ReferenceSource
+from enclave_cc.owner.resources.store import ResourceStore
+from enclave_cc.wire.rcar import binding, messages, token
+from enclave_cc.wire.rcar.initdata import InitData
+from enclave_cc.wire.rcar.uri import ResourcePath
+
+
+class Denied(PeerError):
+    """A refusal that was logged under `decision`. Carries what the client may see: variant, code, id."""
+
+    def __init__(self, variant: str, code: str, decision: str) -> None:
+        super().__init__(code, f"denied, id {decision}")
+        self.variant = variant
+        self.decision = decision
+
+
+@dataclass(frozen=True, slots=True)
+class KeyBroker:
+    """The service itself; every part can be another implementation. Safe for many threads."""
+
+    sessions: SessionStore
+    verifiers: Mapping[str, EvidenceVerifier]
+    tokens: TokenIssuer
+    policies: PolicyStore
+    references: ReferenceSource
+    resources: ResourceStore
+    decisions: DecisionLog
+    now: Callable[[], float] = time.time
+
+    def auth(self, body: bytes) -> Session:
+        """Opens a session. Raises `PeerError("malformed" | "kbs-protocol")`, `Denied` for a TEE not accepted here."""
+        request = messages.Request.parse(body)
+        if request.tee not in self.verifiers:
+            reason = Reason(
+                claim="tee",
+                found=request.tee,
+                expected=sorted(self.verifiers),
+                rule="[attestation] tees in kbs.toml",
+                advice="have the configuration name this kind of evidence, if it is meant",
+            )
+            raise self._deny("attest", "AttestationError", "quote-refused", reason, tee=request.tee)
+        return self.sessions.create(request.tee)
+
+    def attest(self, session_id: str, body: bytes) -> Session:
+        """Judges an Attestation; the session returned has a token.
+
+        1. The session exists, and its challenge was not answered before. An accepted session keeps its token.
+        2. The message parses, and repeats the session's nonce.
+        3. Each piece of evidence verifies, and binds nonce, TEE key and init-data.
+        4. The attestation policy gives a trustworthiness vector. A bad vector is no refusal: the token says it, and
+           the release policy decides.
+
+        Raises `PeerError("unauthenticated")` (1), `PeerError("malformed")` (2), `Denied` (2-4).
+        """
+        # 1
+        session = self.sessions.take_challenge(session_id)
+        if session.token is not None:
+            return session
+        # 2
+        attestation = messages.Attestation.parse(body)
+        if attestation.nonce != session.nonce:
+            reason = Reason("runtime-data.nonce", attestation.nonce[:64], session.nonce, "the nonce of the session's challenge")
+            raise self._deny("attest", "AttestationError", "quote-refused", reason, tee=session.tee)
+        try:
+            # 3
+            init_data = None if attestation.init_data is None else InitData.parse(attestation.init_data.body)
+            verified = self._verify(session, attestation, init_data)
+            # 4
+            appraisals = [self._appraise(evidence, attestation, init_data) for evidence in verified]
+        except (PeerError, UsageError) as error:
+            reason = Reason("evidence", error.what, "evidence that verifies", f"evidence of {session.tee}", advice=error.fix)
+            code = error.code if isinstance(error, PeerError) else "kbs-denied"  # a broken policy is the owner's affair
+            raise self._deny("attest", "AttestationError", code, reason, tee=session.tee) from error
+        accepted = self.sessions.accept(session_id, self.tokens.issue(appraisals))
+        self.decisions.allow("attest", tee=session.tee, evidence=[_summarize(name, each) for name, each in appraisals])
+        return accepted
+
+    def _verify(self, session: Session, attestation: messages.Attestation, init_data: InitData | None) -> list[VerifiedEvidence]:
+        key = attestation.tee_public_key
+        primary = self.verifiers[session.tee].verify(
+            attestation.primary_evidence,
+            report_data=binding.compute_report_data(session.nonce, key, attestation.additional_evidence),
+            init_data_digest=None if init_data is None else init_data.digest(),
+        )
+        devices = []
+        for tee, evidence in sorted(attestation.parse_additional().items()):
+            verifier = self.verifiers.get(tee)
+            if verifier is None:
+                raise PeerError("quote-refused", f"there is no verifier for additional evidence of {foreign(tee)}")
+            report_data = binding.compute_device_report_data(session.nonce, key)
+            devices.append(verifier.verify(evidence, report_data=report_data, init_data_digest=None))
+        return [primary, *devices]
+
+    def _appraise(
+        self, verified: VerifiedEvidence, attestation: messages.Attestation, init_data: InitData | None
+    ) -> tuple[str, appraisal.Appraisal]:
+        evidence = {
+            verified.tee: verified.claims,
+            "report_data": verified.report_data,
+            "runtime_data_claims": {
+                "additional-evidence": attestation.additional_evidence,
+                "nonce": attestation.nonce,
+                "tee-pubkey": dict(attestation.tee_public_key.members),
+            },
+        }
+        if verified.init_data is not None:
+            evidence["init_data"] = verified.init_data
+            evidence["init_data_claims"] = None if init_data is None else init_data.claims()
+        policy = self.policies.get(f"{defaults.ATTESTATION_ID.rsplit('_', 1)[0]}_{verified.tee_class}")
+        return verified.tee_class, appraisal.appraise(policy, evidence, self.references)
+
+    def token_of(self, session_id: str) -> str:
+        """The token of an attested session. Raises `PeerError("unauthenticated")`."""
+        session = self.sessions.find(session_id)
+        if session.token is None:
+            raise PeerError("unauthenticated", "the session has not attested")
+        return session.token
+
+    def release(self, token_text: str, request: release.Request) -> bytes:
+        """The resource, as JWE text for the token's TEE key.
+
+        1. The token is ours and has not expired.
+        2. The release policy allows the request. Judged before the path is looked up: a denied attester does not
+           learn which paths exist.
+        3. The resource exists.
+
+        Raises `PeerError("unauthenticated")` (1), `Denied` (2, 3).
+        """
+        # 1
+        claims = self.tokens.verify(token_text)
+        key = token.find_tee_key(claims)
+        attester = [_summarize_submod(name, submod) for name, submod in claims["submods"].items()]
+        # 2
+        try:
+            verdict = release.decide(self.policies.get(defaults.RELEASE_ID), claims, request, self.references)
+        except UsageError as error:  # a policy that fails to evaluate denies
+            reason = Reason(str(request), error.what, "a policy that evaluates", defaults.RELEASE_ID, advice=error.fix)
+            raise self._deny("release", "PolicyDeny", "kbs-denied", reason, resource=str(request)) from error
+        members = {"resource": str(request), "attester": attester, "policy_version": verdict.policy.version}
+        if isinstance(verdict, release.Denial):
+            raise self._deny("release", "PolicyDeny", verdict.code, *verdict.reasons, **members)
+        # 3
+        try:
+            resource = self.resources.get(ResourcePath(*request.segments))
+        except UsageError as error:
+            reason = Reason(str(request), "absent", "a stored resource", "resource store", advice="enclave-cc resource set")
+            raise self._deny("release", "ResourceNotFound", "key-missing", reason, **members) from error
+        answer = jwe.encrypt(resource.value.reveal(), key)
+        self.decisions.allow("release", **members, resource_version=resource.version)
+        return answer
+
+    def _deny(self, stage: str, variant: str, code: str, *reasons: Reason, **members: Any) -> Denied:
+        return Denied(variant, code, self.decisions.deny(stage, code, reasons, **members).id)
+
+
+def _summarize(tee_class: str, each: appraisal.Appraisal) -> dict[str, Any]:
+    return _summarize_submod(tee_class, each.to_submod())
+
+
+def _summarize_submod(name: str, submod: Any) -> dict[str, Any]:
+    """Who it was, in one line of a log: status, measurement, platform root."""
+    evidence = submod.get(token.EVIDENCE, {}) if isinstance(submod, Mapping) else {}
+    summary: dict[str, Any] = {"name": name, "status": submod.get(token.STATUS) if isinstance(submod, Mapping) else None}
+    sgx = evidence.get("sgx") if isinstance(evidence, Mapping) else None
+    if isinstance(sgx, Mapping):
+        body = sgx.get("body", {})
+        summary |= {"mr_enclave": body.get("mr_enclave"), "tcb_status": sgx.get("tcb_status")}
+        summary |= {name: sgx[name] for name in ("root", "simulated") if name in sgx}
+    return summary

@@ -1,0 +1,161 @@
+"""The owner's side of the admin API."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from enclave_cc.crypto.jws import SigningKey
+from enclave_cc.errors import TABLE, EnvironmentFault, PeerError, UsageError
+from enclave_cc.owner.kbs import admin
+from enclave_cc.owner.kbs.directory import KbsDirectory
+from enclave_cc.owner.reference.values import ReferenceValue
+from enclave_cc.transport.https import HttpsClient, Response
+from enclave_cc.wire.rcar import canonical, messages
+from enclave_cc.wire.rcar.uri import ResourcePath
+
+DEADLINE = 30.0
+
+
+class AdminClient:
+    """Administers one KBS over pinned HTTPS, with tokens signed by the owner's key. Safe for many threads.
+
+    Every method raises `EnvironmentFault("kbs-unreachable" | "deadline")`, `PeerError("kbs-identity")`, and what the
+    KBS answers: `PeerError("unauthenticated" | "forbidden" | "malformed" | "too-large")`,
+    `UsageError("not-found" | "policy-invalid")`.
+    """
+
+    def __init__(self, url: str, *, certificate_pem: str, key: SigningKey, role: str = "admin", deadline: float = DEADLINE) -> None:
+        self.url = url
+        self._http = HttpsClient(url, certificate_pem=certificate_pem, deadline=deadline)
+        self._key = key
+        self._role = role
+
+    @classmethod
+    def from_directory(cls, directory: str | Path | None = None, *, deadline: float = DEADLINE) -> AdminClient:
+        """From a KBS directory, or the owner's part of one; without `directory`, see `KbsDirectory.locate`.
+
+        Raises `UsageError`: "not-found" or "bad-config"."""
+        kbs = KbsDirectory.locate(directory)
+        settings = kbs.read_toml(kbs.owner_configuration)
+        url = settings.get("url")
+        if url is None:
+            try:
+                url = kbs.url_file.read_text().strip()
+            except OSError as error:
+                raise EnvironmentFault(
+                    "kbs-unreachable", f"the KBS of {kbs.path} has not been started", "Start it with `enclave-cc kbs serve`."
+                ) from error
+        names = {name: settings.get(name, default) for name, default in _OWNER_DEFAULTS.items()}
+        if not isinstance(url, str) or not all(isinstance(name, str) for name in names.values()):
+            raise UsageError("bad-config", f"{kbs.owner_configuration} has a setting that is not text")
+        return cls(
+            url,
+            certificate_pem=kbs.read_certificate(names["certificate"]),
+            key=kbs.read_admin_key(names["admin_key"]),
+            role=names["role"],
+            deadline=deadline,
+        )
+
+    # resources
+
+    def set_resource(self, path: str, value: bytes) -> None:
+        """Stores a new version of `repository/type/tag`; it is on the KBS's disk when this returns."""
+        self._request("POST", f"resource/{ResourcePath.parse(path)}", value)
+
+    def get_resource(self, path: str) -> bytes:
+        """The latest value. Raises `UsageError("not-found")`."""
+        return self._request("GET", f"admin/resources/{ResourcePath.parse(path)}").body
+
+    def delete_resource(self, path: str) -> None:
+        """Raises `UsageError("not-found")`."""
+        self._request("DELETE", f"resource/{ResourcePath.parse(path)}")
+
+    def list_resources(self, prefix: str = "") -> list[dict[str, Any]]:
+        """{path, version, created, size} of each, sorted by path."""
+        return self._list("admin/resources", {"prefix": prefix})
+
+    # policies
+
+    def set_policy(self, kind: str, text: str) -> None:
+        """Activates a "release" or "attestation" policy. Raises `UsageError("policy-invalid")`, changing nothing."""
+        encoded = base64.urlsafe_b64encode(text.encode()).rstrip(b"=").decode()
+        if kind == "release":
+            self._send_json("resource-policy", {"policy": encoded})
+        else:
+            self._send_json("attestation-policy", {"type": "rego", "policy_id": "default_cpu", "policy": encoded})
+
+    def get_policy(self, kind: str) -> dict[str, Any]:
+        """{id, version, text} of the active "release" or "attestation" policy."""
+        name = "resource-policy" if kind == "release" else "default_cpu"
+        return canonical.parse_object(self._request("GET", f"admin/policies/{name}").body, "the policy")
+
+    # reference values
+
+    def add_reference_values(self, values: Sequence[ReferenceValue]) -> None:
+        """Adds each to its name; all or none."""
+        self._send_json("admin/reference-values", {"values": [value.to_json() for value in values]})
+
+    def send_rvps_message(self, message: bytes) -> None:
+        """Registers an RVPS message as upstream's KBS takes it: it replaces what its names stood for."""
+        self._request("POST", "reference-value", message)
+
+    def list_reference_values(self) -> list[ReferenceValue]:
+        return [ReferenceValue.from_json(item) for item in self._list("admin/reference-values", {})]
+
+    def remove_reference_value(self, name: str, value: Any = None) -> None:
+        """One value, or everything, under `name`. Raises `UsageError("not-found")`."""
+        query = {"name": name} | ({} if value is None else {"value": json.dumps(value)})
+        self._request("DELETE", "admin/reference-values?" + urlencode(query))
+
+    # decisions and roots
+
+    def explain(self, decision_id: str) -> dict[str, Any]:
+        """What was decided under an id, and why. Raises `UsageError("not-found")`."""
+        body = self._request("GET", f"admin/decisions/{quote(decision_id, safe='')}").body
+        return canonical.parse_object(body, "the decision")
+
+    def list_decisions(self, *, outcome: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
+        """The newest first."""
+        query = {"limit": str(limit)} | ({} if outcome is None else {"outcome": outcome})
+        return self._list("admin/decisions", query)
+
+    def _list(self, path: str, query: Mapping[str, str]) -> list[dict[str, Any]]:
+        body = self._request("GET", f"{path}?{urlencode(query)}").body
+        items = canonical.parse_object(body, "the listing").get("items")
+        if not isinstance(items, list):
+            raise PeerError("kbs-protocol", "the KBS's listing has no items")
+        return items
+
+    def _send_json(self, path: str, value: object) -> None:
+        self._request("POST", path, json.dumps(value).encode(), content_type="application/json")
+
+    def _request(self, method: str, path: str, body: bytes | None = None, *, content_type: str | None = None) -> Response:
+        headers = {"Authorization": f"Bearer {admin.issue_token(self._key, self._role, time.time())}"}
+        if content_type is not None:
+            headers["Content-Type"] = content_type
+        response = self._http.request(method, f"{messages.PREFIX}/{path}", body, headers)
+        if response.status == 200:
+            return response
+        raise _error_of(response)
+
+
+_OWNER_DEFAULTS = {"certificate": "kbs.crt", "admin_key": "admin.key", "role": "admin"}
+_OURS = ("not-found", "policy-invalid", "usage", "already-exists")
+
+
+def _error_of(response: Response) -> PeerError | UsageError:
+    try:
+        problem = messages.Problem.parse(response.body)
+    except PeerError:
+        return PeerError("kbs-protocol", f"the KBS answered status {response.status} without an error message")
+    code = problem.code if problem.code in TABLE else None
+    if code in _OURS:
+        return UsageError(code, problem.detail)
+    by_status = {401: "unauthenticated", 403: "forbidden", 404: "not-found", 413: "too-large"}
+    return PeerError(code or by_status.get(response.status, "kbs-protocol"), problem.detail)

@@ -1,0 +1,208 @@
+"""A KBS directory: identity, keys, configuration and database of one KBS, mode 0700.
+
+    kbs.toml    how it serves        kbs.crt  TLS certificate, which clients pin    tls.key    its key
+    owner.toml  how owners reach it  token.crt, token.key  attestation tokens       store.key  seals resources at rest
+    kbs.db      its database         admin.key, admin.pub  the owner's Ed25519 key  kbs.url    where it listens now
+
+`owner.toml`, `admin.key` and `kbs.crt` alone, copied elsewhere, let an owner administer the KBS from another machine.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import shutil
+import time
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from enclave_cc.crypto import self_signed
+from enclave_cc.crypto.jws import SigningKey, VerifyKey
+from enclave_cc.crypto.secret import Secret
+from enclave_cc.errors import EnvironmentFault, UsageError
+from enclave_cc.owner.resources.database import Database
+
+ENVIRONMENT = "ENCLAVE_CC_KBS"
+DIRECTORY_HELP = "default: $ENCLAVE_CC_KBS, else ~/.config/enclave-cc/kbs"
+DEFAULT_LISTEN = "127.0.0.1:8443"
+_CERTIFICATE_YEARS = 10
+_YEAR = 365 * 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class KbsDirectory:
+    """Paths of one directory; nothing is read before it is asked for."""
+
+    path: Path
+
+    @classmethod
+    def locate(cls, given: str | os.PathLike[str] | None) -> KbsDirectory:
+        """`given`, else $ENCLAVE_CC_KBS, else ~/.config/enclave-cc/kbs."""
+        return cls(Path(given or os.environ.get(ENVIRONMENT) or Path.home() / ".config/enclave-cc/kbs"))
+
+    @property
+    def certificate(self) -> Path:
+        return self.path / "kbs.crt"
+
+    @property
+    def tls_key(self) -> Path:
+        return self.path / "tls.key"
+
+    @property
+    def database(self) -> Path:
+        return self.path / "kbs.db"
+
+    @property
+    def configuration(self) -> Path:
+        return self.path / "kbs.toml"
+
+    @property
+    def owner_configuration(self) -> Path:
+        return self.path / "owner.toml"
+
+    @property
+    def url_file(self) -> Path:
+        return self.path / "kbs.url"
+
+    def read_token_key(self) -> tuple[SigningKey, str]:
+        """The token key and its certificate (PEM)."""
+        return SigningKey.from_pem(self._read("token.key")), self._read("token.crt").decode("ascii", "replace")
+
+    def read_admin_key(self, name: str = "admin.key") -> SigningKey:
+        return SigningKey.from_pem(self._read(name))
+
+    def read_public_key(self, name: str) -> VerifyKey:
+        return VerifyKey.from_pem(self._read(name))
+
+    def read_store_key(self) -> Secret:
+        try:
+            key = base64.b64decode(self._read("store.key").strip(), validate=True)
+        except binascii.Error as error:
+            raise UsageError("bad-config", f"{self.path / 'store.key'} is not base64") from error
+        if len(key) != 32:
+            raise UsageError("bad-config", f"{self.path / 'store.key'} is not 32 bytes")
+        return Secret(key)
+
+    def read_certificate(self, name: str = "kbs.crt") -> str:
+        return self._read(name).decode("ascii", "replace")
+
+    def read_toml(self, path: Path) -> dict[str, Any]:
+        try:
+            return tomllib.loads(self._read(path.name).decode())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError("bad-config", f"{path} is not TOML: {error}") from error
+
+    def _read(self, name: str) -> bytes:
+        path = self.path / name
+        try:
+            return path.read_bytes()
+        except FileNotFoundError as error:
+            raise UsageError(
+                "not-found", f"there is no {path}", "Make a KBS directory with `enclave-cc kbs init`, or name yours with --kbs."
+            ) from error
+        except OSError as error:
+            raise EnvironmentFault("environment", f"{path} cannot be read: {error.strerror}") from error
+
+
+def create(path: Path, *, listen: str, hostnames: Sequence[str]) -> KbsDirectory:
+    """Makes a new KBS directory, whole or not at all.
+
+    Raises `UsageError`: "already-exists" if anything but an empty directory is there; "usage" for a `listen` that is
+    not HOST:PORT.
+    """
+    host, _ = split_listen(listen)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UsageError(
+            "already-exists", f"{path} exists and is not empty", "Choose another directory; keys are never overwritten."
+        )
+    names = list(dict.fromkeys([*([] if host in ("0.0.0.0", "::") else [host]), *hostnames, "localhost", "127.0.0.1"]))  # noqa: S104
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Built beside its place and renamed, so that a killed `init` leaves no half of a KBS.
+    building = path.with_name(f".{path.name}.{os.getpid()}.new")
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        building.mkdir(mode=0o700)
+        _fill(KbsDirectory(building), listen=listen, names=names)
+        building.rename(path)
+    except OSError as error:
+        raise EnvironmentFault("environment", f"{path} cannot be made: {error.strerror}") from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return KbsDirectory(path)
+
+
+def _fill(new: KbsDirectory, *, listen: str, names: Sequence[str]) -> None:
+    start = int(time.time()) - 3600  # clocks of clients may be behind
+    end = start + _CERTIFICATE_YEARS * _YEAR
+    for key_name, certificate_name, subject, hosts in (
+        ("tls.key", "kbs.crt", "enclave-cc KBS", names),
+        ("token.key", "token.crt", "enclave-cc attestation tokens", ()),
+    ):
+        key = SigningKey.generate("ES256").to_pem()
+        certificate = self_signed.make_certificate(key, common_name=subject, hosts=hosts, not_before=start, not_after=end)
+        _write(new.path / key_name, key)
+        _write(new.path / certificate_name, certificate, mode=0o644)
+    admin = SigningKey.generate("EdDSA")
+    _write(new.path / "admin.key", admin.to_pem())
+    _write(new.path / "admin.pub", admin.public.to_pem(), mode=0o644)
+    _write(new.path / "store.key", base64.b64encode(Secret.random(32).reveal()) + b"\n")
+    _write(new.configuration, _KBS_TOML.format(listen=json.dumps(listen)).encode(), mode=0o644)
+    _write(new.owner_configuration, _OWNER_TOML.encode(), mode=0o644)
+    Database(new.database, create=True).close()
+
+
+def split_listen(listen: str) -> tuple[str, int]:
+    """(host, port) of HOST:PORT or [IPv6]:PORT. Raises `UsageError("usage")`."""
+    host, separator, port = listen.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not separator or not host or not port.isdecimal() or int(port) > 65535:
+        raise UsageError("usage", f"{listen!r} is not HOST:PORT")
+    return host, int(port)
+
+
+def _write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+_KBS_TOML = """\
+# How this KBS serves. Paths are relative to this directory.
+
+[server]
+listen = {listen}
+request_deadline = 30    # seconds to send one request, or to stay idle between two
+body_limit = 2097152     # bytes
+
+[session]
+lifetime = 300           # seconds from the challenge on
+
+[token]
+issuer = "enclave-cc KBS"
+lifetime = 300           # seconds
+
+[attestation]
+tees = ["sgx"]           # "sample" is evidence that proves nothing: for protocol tests only
+
+[admin]
+public_key = "admin.pub" # verifies admin tokens: Ed25519 or P-256
+
+[admin.roles]            # role of a token -> regular expressions of whole request paths
+admin = ["/kbs/v0/.*"]
+"""
+
+_OWNER_TOML = """\
+# How owners reach this KBS. Paths are relative to this directory.
+
+# url = "https://kbs.example:8443"   # unless set: where `kbs serve` says it listens (kbs.url)
+certificate = "kbs.crt"
+admin_key = "admin.key"
+role = "admin"
+"""
