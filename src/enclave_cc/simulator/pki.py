@@ -15,7 +15,7 @@ from enclave_cc.crypto.ecdsa import SigningKey
 from enclave_cc.simulator import quoting
 from enclave_cc.simulator.pck_extension import OID, PckExtension
 from enclave_cc.wire.sgx.certification import encode_pem_certificate, parse_pem_certificates
-from enclave_cc.wire.sgx.collateral import TCB_COMPONENTS, Collateral, QeIdentity, TcbInfo, TcbLevel, format_moment
+from enclave_cc.wire.sgx.collateral import TCB_COMPONENTS, Collateral, QeIdentity, QeLevel, TcbInfo, TcbLevel, format_moment
 
 if TYPE_CHECKING:
     from enclave_cc.simulator.platform import Condition, Platform
@@ -100,11 +100,8 @@ def issue_collateral(platform: Platform, now: int, condition: Condition) -> Coll
         evaluation_number=_EVALUATION_NUMBER,
         mr_signer=qe.mr_signer,
         isv_prod_id=qe.isv_prod_id,
-    ).encode(
-        attributes=attributes,
-        attributes_mask=b"\xfb" + b"\xff" * 7 + bytes(8),
-        levels=[(qe.isv_svn, format_moment(issued), "Revoked" if condition.qe_revoked else "UpToDate")],
-    )
+        levels=(QeLevel(isv_svn=qe.isv_svn, date=format_moment(issued), status="Revoked" if condition.qe_revoked else "UpToDate"),),
+    ).encode(attributes=attributes, attributes_mask=b"\xfb" + b"\xff" * 7 + bytes(8))
     tcb_chain = (platform.read("tcb-signing.crt") + platform.read("root-ca.crt")).decode("ascii")
     return Collateral(
         pck_crl_issuer_chain=(platform.read("platform-ca.crt") + platform.read("root-ca.crt")).decode("ascii"),

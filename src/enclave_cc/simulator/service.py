@@ -31,6 +31,20 @@ _MAX_CONNECTIONS = 64  # a container's processes can hold this many threads of t
 _BACKLOG = 128
 
 
+def listen(path: Path | str) -> socket.socket:
+    """The socket, bound (mode 0666: whoever is no enclave gets nothing): callers wait until it is served."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        Path(path).unlink(missing_ok=True)
+        listener.bind(os.fspath(path))
+        Path(path).chmod(0o666)
+        listener.listen(_BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
 class CpuService:
     """Serves one socket until closed. `identify(host pid)` raises `PeerError` for a pid of no known enclave."""
 
@@ -53,17 +67,9 @@ class CpuService:
         self._listener: socket.socket | None = None
         self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Binds the socket (mode 0666: whoever is no enclave gets nothing) and serves it from a thread. Raises `OSError`."""
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            self._path.unlink(missing_ok=True)
-            listener.bind(os.fspath(self._path))
-            self._path.chmod(0o666)
-            listener.listen(_BACKLOG)
-        except BaseException:
-            listener.close()
-            raise
+    def start(self, listener: socket.socket | None = None) -> None:
+        """Serves from a thread what `listen` made, or makes it. Raises `OSError`."""
+        listener = listener or listen(self._path)
         self._listener = listener
         self._thread = threading.Thread(target=self._accept, args=(listener,), name="simulated-cpu", daemon=True)
         self._thread.start()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from enclave_cc.errors import PeerError
@@ -151,14 +150,24 @@ class TcbInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QeLevel:
+    """One row of a QE identity."""
+
+    isv_svn: int
+    date: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QeIdentity:
-    """Enclave identity v2 of the quoting enclave: when it holds; the quote's verifier reads the rest."""
+    """Enclave identity v2 of the quoting enclave. MISCSELECT, ATTRIBUTES and their masks are dcap-qvl's to read."""
 
     issue_date: int
     next_update: int
     evaluation_number: int
     mr_signer: bytes
     isv_prod_id: int
+    levels: tuple[QeLevel, ...]
 
     @classmethod
     def parse(cls, text: str) -> QeIdentity:
@@ -168,16 +177,24 @@ class QeIdentity:
             raise PeerError("collateral-refused", "the QE identity is not of the SGX quoting enclave")
         if document.get("version") != QE_IDENTITY_VERSION:
             raise PeerError("collateral-refused", f"the QE identity does not have version {QE_IDENTITY_VERSION}")
+        levels = document.get("tcbLevels")
+        if not isinstance(levels, list) or not levels:
+            raise PeerError("malformed", "the QE identity has no levels")
         return cls(
             issue_date=_parse_moment(document.get("issueDate")),
             next_update=_parse_moment(document.get("nextUpdate")),
             evaluation_number=_parse_uint(document.get("tcbEvaluationDataNumber")),
             mr_signer=_parse_hex(document.get("mrsigner"), 32, "MRSIGNER"),
             isv_prod_id=_parse_uint(document.get("isvprodid")),
+            levels=tuple(map(_parse_qe_level, levels)),
         )
 
-    def encode(self, *, attributes: bytes, attributes_mask: bytes, levels: Sequence[tuple[int, str, str]]) -> str:
-        """Compact JSON, as it is signed; `levels` are (ISVSVN, date, status), best first."""
+    def find_level(self, isv_svn: int) -> QeLevel | None:
+        """The first level that a quoting enclave of this ISVSVN reaches."""
+        return next((level for level in self.levels if isv_svn >= level.isv_svn), None)
+
+    def encode(self, *, attributes: bytes, attributes_mask: bytes) -> str:
+        """Compact JSON, as it is signed."""
         return _dump(
             {
                 "id": "QE",
@@ -192,7 +209,7 @@ class QeIdentity:
                 "mrsigner": self.mr_signer.hex().upper(),
                 "isvprodid": self.isv_prod_id,
                 "tcbLevels": [
-                    {"tcb": {"isvsvn": isv_svn}, "tcbDate": date, "tcbStatus": status} for isv_svn, date, status in levels
+                    {"tcb": {"isvsvn": level.isv_svn}, "tcbDate": level.date, "tcbStatus": level.status} for level in self.levels
                 ],
             }
         )
@@ -241,6 +258,14 @@ def _parse_level(level: object) -> TcbLevel:
         status=level["tcbStatus"],
         advisory_ids=tuple(advisories),
     )
+
+
+def _parse_qe_level(level: object) -> QeLevel:
+    if not isinstance(level, dict) or not isinstance(level.get("tcb"), dict):
+        raise PeerError("malformed", "a QE level is not an object")
+    if level.get("tcbStatus") not in TCB_STATUSES or not isinstance(level.get("tcbDate"), str):
+        raise PeerError("malformed", "a QE level's status or date is not known")
+    return QeLevel(isv_svn=_parse_uint(level["tcb"].get("isvsvn")), date=level["tcbDate"], status=level["tcbStatus"])
 
 
 def _parse_uint(value: object) -> int:

@@ -1,0 +1,103 @@
+"""Collateral judged on its own: is it of this root, for this platform, signed, and valid now?
+
+dcap-qvl checks all of this again. Here it is done first, so that a refusal can say whether the collateral or the
+quote is at fault, and so that no single implementation stands between a forged document and a released key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from enclave_cc.crypto import ecdsa
+from enclave_cc.crypto.x509 import Certificate, RevocationList
+from enclave_cc.errors import PeerError
+from enclave_cc.wire.sgx.certification import parse_pem_certificates
+from enclave_cc.wire.sgx.collateral import Collateral, QeIdentity, TcbInfo
+
+_REFUSED = "collateral-refused"
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedCollateral:
+    """The parts that judge a quote."""
+
+    root_crl: RevocationList
+    pck_crl: RevocationList
+    tcb_info: TcbInfo
+    qe_identity: QeIdentity
+
+
+def verify_collateral(
+    collateral: Collateral, *, root: Certificate, pck_ca: Certificate, fmspc: bytes, pce_id: bytes, at: int
+) -> VerifiedCollateral:
+    """`collateral`'s parts. Raises `PeerError`: "malformed", or "collateral-refused".
+
+    1. the root's own CRL is by the root, and valid
+    2. the PCK CA is issued by the root and not revoked; the PCK CRL is by it, and valid
+    3. TCB info: signer issued by the root and not revoked, signature, of SGX v3, valid, for this platform
+    4. QE identity: the same for its signer and signature, of SGX's quoting enclave v2, valid
+    """
+    # 1
+    root.check_valid(at, code=_REFUSED)
+    root_crl = RevocationList.parse(collateral.root_ca_crl).check_issued_by(root, at, code=_REFUSED)
+    # 2
+    _check_chain(collateral.pck_crl_issuer_chain, root, "PCK CRL")
+    pck_ca.check_issued_by(root, at, code=_REFUSED)
+    if root_crl.names(pck_ca):
+        raise PeerError(_REFUSED, "the PCK CA's certificate is revoked")
+    pck_crl = RevocationList.parse(collateral.pck_crl).check_issued_by(pck_ca, at, code=_REFUSED)
+    # 3
+    _check_signed(
+        collateral.tcb_info,
+        collateral.tcb_info_signature,
+        _check_chain(collateral.tcb_info_issuer_chain, root, "TCB info"),
+        root,
+        root_crl,
+        at,
+        "TCB info",
+    )
+    tcb_info = TcbInfo.parse(collateral.tcb_info)
+    _check_window(tcb_info.issue_date, tcb_info.next_update, at, "TCB info")
+    if (tcb_info.fmspc, tcb_info.pce_id) != (fmspc, pce_id):
+        raise PeerError(_REFUSED, f"the TCB info is for FMSPC {tcb_info.fmspc.hex()}, the quote of {fmspc.hex()}")
+    # 4
+    _check_signed(
+        collateral.qe_identity,
+        collateral.qe_identity_signature,
+        _check_chain(collateral.qe_identity_issuer_chain, root, "QE identity"),
+        root,
+        root_crl,
+        at,
+        "QE identity",
+    )
+    qe_identity = QeIdentity.parse(collateral.qe_identity)
+    _check_window(qe_identity.issue_date, qe_identity.next_update, at, "QE identity")
+    return VerifiedCollateral(root_crl, pck_crl, tcb_info, qe_identity)
+
+
+def _check_chain(pem: str, root: Certificate, name: str) -> Sequence[bytes]:
+    chain = parse_pem_certificates(pem.encode("utf-8", "replace").replace(b"\r\n", b"\n").strip())
+    if len(chain) != 2 or chain[1] != root.der:
+        raise PeerError(_REFUSED, f"the {name}'s issuer chain does not end in the quote's root")
+    return chain
+
+
+def _check_signed(
+    text: str, signature: bytes, chain: Sequence[bytes], root: Certificate, root_crl: RevocationList, at: int, name: str
+) -> None:
+    signer = Certificate.parse(chain[0]).check_issued_by(root, at, code=_REFUSED)
+    if root_crl.names(signer):
+        raise PeerError(_REFUSED, f"the certificate of the {name}'s signer is revoked")
+    ecdsa.verify(
+        signer.public_key,
+        signature,
+        text.encode("utf-8", "replace"),
+        code=_REFUSED,
+        what=f"the {name}'s signature does not fit",
+    )
+
+
+def _check_window(start: int, end: int, at: int, name: str) -> None:
+    if not start <= at <= end:
+        raise PeerError(_REFUSED, f"the {name} is not valid at that time")
