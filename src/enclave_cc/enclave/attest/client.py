@@ -1,0 +1,152 @@
+"""The attester's side of RCAR 0.4.0: one handshake, then resources over the session it opened.
+
+POST auth     Request      -> nonce, cookie
+POST attest   Attestation  -> the cookie's session is attested
+GET  resource              -> JWE for the key that the attestation bound
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+
+from enclave_cc.crypto import jwe
+from enclave_cc.crypto.jwk import TeeKey
+from enclave_cc.enclave.attest import evidence
+from enclave_cc.enclave.tee.platform import Platform
+from enclave_cc.errors import TABLE, EnclaveCcError, EnvironmentFault, PeerError
+from enclave_cc.transport.https import HttpsClient, Response
+from enclave_cc.wire.rcar import messages
+from enclave_cc.wire.rcar.uri import ResourceUri
+
+USER_AGENT = "enclave-cc-agent"
+
+# Codes that a KBS of ours sends; of another's we take none at its word, since they end up in exit codes.
+_PUBLIC_CODES = frozenset(
+    (
+        "measurement-unknown",
+        "debug-enclave",
+        "untrusted-root",
+        "tcb-refused",
+        "collateral-refused",
+        "quote-refused",
+        "key-missing",
+        "kbs-denied",
+        "kbs-protocol",
+        "rate-limited",
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Session:
+    """An attested session: its cookie, and the key that answers are encrypted to."""
+
+    cookie: str
+    key: TeeKey
+
+
+class KbsClient:
+    """Resources of the data owner, from one pinned KBS. Safe for many threads; they share one session.
+
+    The handshake happens with the first `get`, and again when the KBS no longer knows the session. `deadline` bounds
+    one `get` as a whole, handshake included, in seconds.
+    """
+
+    def __init__(self, url: str, certificate_pem: str, platform: Platform, init_data: bytes | None, deadline: float) -> None:
+        self._http = HttpsClient(url, certificate_pem=certificate_pem, deadline=deadline)
+        self._platform = platform
+        self._init_data = None if init_data is None else init_data.decode()
+        self._deadline = deadline
+        self._lock = threading.Lock()
+        self._session: _Session | None = None
+
+    def get(self, uri: str) -> bytes:
+        """The resource at a `kbs://` URI.
+
+        Raises `PeerError`: "malformed" for the URI; "key-missing" when there is no such resource; "kbs-denied",
+        "measurement-unknown", "debug-enclave", "untrusted-root", "tcb-refused", "collateral-refused", "quote-refused"
+        when the owner's KBS refuses, with the id under which the owner finds why; "kbs-identity", "kbs-protocol",
+        "jwe-broken". `EnvironmentFault`: "kbs-unreachable", "deadline".
+        """
+        path = f"{messages.PREFIX}/{ResourceUri.parse(uri).request_path}"
+        end = time.monotonic() + self._deadline
+        session = self._attested(None, end)
+        response = self._get(path, session, end)
+        if response.status == 401:  # the session ended, or the KBS was started anew: attest once more
+            session = self._attested(session, end)
+            response = self._get(path, session, end)
+        if response.status != 200:
+            raise self._refusal(response, f"the KBS does not release {uri}", "kbs-denied")
+        try:
+            return jwe.decrypt(response.body, session.key).reveal()
+        except PeerError as error:
+            raise _as_protocol(error) from error
+
+    def close(self) -> None:
+        """Closes idle connections and forgets the session."""
+        with self._lock:
+            self._session = None
+        self._http.close()
+
+    def _get(self, path: str, session: _Session, end: float) -> Response:
+        return self._request("GET", path, None, session.cookie, end)
+
+    def _attested(self, stale: _Session | None, end: float) -> _Session:
+        """The shared session; a new one if there is none, or if the present one is `stale`."""
+        with self._lock:
+            if self._session is None or self._session is stale:
+                self._session = None
+                self._session = self._handshake(end)
+            return self._session
+
+    def _handshake(self, end: float) -> _Session:
+        key = TeeKey.generate()
+        request = messages.Request(evidence.TEE, extra_params={"supported-hash-algorithms": list(messages.HASH_ALGORITHMS)})
+        answer = self._request("POST", f"{messages.PREFIX}/auth", request.encode(), None, end)
+        if answer.status != 200:
+            raise self._refusal(answer, "the KBS refuses a session", "kbs-protocol")
+        try:
+            challenge = messages.Challenge.parse(answer.body)
+        except PeerError as error:
+            raise _as_protocol(error) from error
+        cookie = answer.cookie(messages.COOKIE)
+        if cookie is None:
+            raise PeerError("kbs-protocol", "the KBS opened a session without a cookie")
+        attestation = evidence.make_attestation(self._platform, challenge.nonce, key.public, self._init_data)
+        answer = self._request("POST", f"{messages.PREFIX}/attest", attestation.encode(), cookie, end)
+        if answer.status != 200:
+            raise self._refusal(answer, "the KBS refuses this enclave's evidence", "quote-refused")
+        # The token says what we are, which we know; it is the KBS's to check, at each request, from the session.
+        return _Session(answer.cookie(messages.COOKIE) or cookie, key)
+
+    def _request(self, method: str, path: str, body: bytes | None, cookie: str | None, end: float) -> Response:
+        headers = {"User-Agent": USER_AGENT, "Accept": "application/json"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        if cookie is not None:
+            headers["Cookie"] = f"{messages.COOKIE}={cookie}"
+        left = end - time.monotonic()
+        if left <= 0:
+            raise EnvironmentFault("deadline", "the KBS did not answer in time")
+        return self._http.request(method, path, body, headers, deadline=left)
+
+    @staticmethod
+    def _refusal(response: Response, what: str, default: str) -> EnclaveCcError:
+        """The error behind an answer that is not 200. Reasons stay with the owner; the id leads there."""
+        if response.status >= 500:
+            return EnvironmentFault("kbs-unreachable", f"the KBS cannot answer now (status {response.status})")
+        try:
+            problem = messages.Problem.parse(response.body)
+        except PeerError:
+            return PeerError("kbs-protocol", f"{what}, with status {response.status} and no error message")
+        code = problem.code
+        if code not in _PUBLIC_CODES or code not in TABLE:
+            code = "key-missing" if response.status == 404 else default
+        ident = f", id {problem.id}" if problem.id is not None else f": {problem.detail}"
+        return PeerError(code, f"{what}{ident}")
+
+
+def _as_protocol(error: PeerError) -> PeerError:
+    return PeerError("kbs-protocol", error.what) if error.code == "malformed" else error
