@@ -12,7 +12,6 @@ import errno
 import json
 import os
 import resource
-import signal
 import socket
 import stat
 import sys
@@ -20,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from enclave_cc.enclave.boot import capabilities, filesystem, passwd, seccomp, syscalls, terminal
+from enclave_cc.enclave.boot import capabilities, filesystem, passwd, seccomp, signals, syscalls, terminal
 from enclave_cc.errors import TABLE, EnclaveCcError, EnvironmentFault, PeerError, foreign
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -120,18 +119,15 @@ def start_exec(workload: int, spec: ProcessSpec, stdio: Sequence[int]) -> Child:
 
 def _start(namespace: int | None, prepare: Callable[[], None], spec: ProcessSpec, stdio: Sequence[int]) -> Child:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    # A signal that reached the child before its handlers are reset would be reported to the parent as its own.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        try:
+        with signals.blocked():
             pid = syscalls.fork_into_pid_namespace(namespace)
-        except OSError:
-            ours.close()
-            raise
-        if pid == 0:
-            _run_child(theirs, prepare, spec, stdio, namespace)
+            if pid == 0:
+                _run_child(theirs, prepare, spec, stdio, namespace)
+    except OSError:
+        ours.close()
+        raise
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
     return Child(pid, ours)
 
@@ -141,7 +137,7 @@ def _run_child(
 ) -> NoReturn:
     try:
         _forbid_imports()
-        _reset_signals()
+        signals.reset()
         syscalls.close_all_but([channel.fileno(), *stdio, *([] if namespace is None else [namespace])])
         prepare()
         _become(channel, spec, stdio, is_workload=namespace is None)
@@ -233,14 +229,6 @@ def _forbid_imports() -> None:
     sys.path_hooks.clear()
     sys.path.clear()
     sys.path_importer_cache.clear()
-
-
-def _reset_signals() -> None:
-    signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals():
-        with contextlib.suppress(OSError, ValueError):  # KILL, STOP and the C library's own
-            signal.signal(number, signal.SIG_DFL)  # SIGPIPE and SIGXFSZ too, which Python ignores
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _place_stdio(fds: Sequence[int], uid: int) -> None:

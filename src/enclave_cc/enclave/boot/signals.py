@@ -5,12 +5,32 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from types import FrameType
 
 ENDING = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM})
 # Raised by the kernel for faults of boot init's own; catching them would loop.
 _FAULTS = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS, signal.SIGTRAP})
 _UNCATCHABLE = frozenset({signal.SIGKILL, signal.SIGSTOP})
+
+
+@contextlib.contextmanager
+def blocked() -> Iterator[None]:
+    """No signal arrives inside. For a fork: one that reached the child before `reset` would be told to the parent."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def reset() -> None:
+    """In a child: default actions (for SIGPIPE and SIGXFSZ too, which Python ignores), nothing blocked, nothing noted."""
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        with contextlib.suppress(OSError, ValueError):  # KILL, STOP and the C library's own
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 class Terminated(BaseException):

@@ -1,0 +1,133 @@
+"""Boot init: `python -m enclave_cc.enclave.boot --container ID [--handover-deadline SECONDS]` (docs/formats/control.md).
+
+Wires the parts and chooses their implementations. Whatever goes wrong ends as a coded error in the status file and as
+the exit code of `errors.TABLE`; standard output and error belong to the workload alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import sys
+import time
+from collections.abc import Sequence
+
+from enclave_cc.enclave.boot import handover, launch, log, settings, signals, syscalls
+from enclave_cc.enclave.boot.control import Listener
+from enclave_cc.enclave.boot.init import Supervisor
+from enclave_cc.enclave.boot.mount import KernelMounter
+from enclave_cc.enclave.boot.status import StatusBoard
+from enclave_cc.enclave.tee.open import open_platform
+from enclave_cc.errors import TABLE, EnclaveCcError, EnvironmentFault, foreign
+
+HANDOVER_DEADLINE = 600.0
+_USAGE_EXIT = TABLE["usage"].exit
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Boot init's exit code."""
+    options = _parse(arguments)
+    _protect()
+    stdio = _take_stdio()
+    caught = signals.SignalPipe()
+    board = StatusBoard(settings.CONTAINER_DIRECTORY, options.container)
+    try:
+        return _boot(options, board, caught, stdio)
+    except signals.Terminated as ending:
+        error: EnclaveCcError = EnvironmentFault("app-died", f"signal {ending.number} ended it before the workload ran")
+        code = 128 + ending.number
+    except EnclaveCcError as raised:
+        error, code = raised, raised.exit
+    except Exception as bug:  # noqa: BLE001  (the exit code must come from the table)
+        log.write("error", f"{type(bug).__name__}: {foreign(bug)}", where=_where(bug))
+        error = EnvironmentFault("internal", f"boot init failed: {type(bug).__name__}")
+        code = error.exit
+    board.fail(error, code)
+    return code
+
+
+def _boot(options: argparse.Namespace, board: StatusBoard, caught: signals.SignalPipe, stdio: Sequence[int]) -> int:
+    deadline = time.monotonic() + options.handover_deadline
+    listener = Listener(settings.CONTROL_SOCKET)
+    mounter = KernelMounter(settings.BLOB_DIRECTORY, settings.WORK_DIRECTORY)
+    try:
+        measured = settings.load_settings()
+        identity = settings.load_agent_identity()
+        platform = open_platform(measured.tee, cpu_socket=settings.CPU_SOCKET)
+        board.reach("settings")
+        release = handover.fetch_release(
+            options.container,
+            agent_socket=settings.AGENT_SOCKET,
+            platform=platform,
+            identity=identity,
+            deadline=deadline,
+            on_agent=lambda: board.reach("agent"),
+        )
+        board.reach("handover")
+        statement = release.launch
+        plan = launch.interpret(statement)
+        syscalls.make_private("/")
+        root = mounter.mount(release.rootfs, upper_size=statement.upper_size, deadline=measured.mount_deadline)
+        del release  # the keys are the server's now
+        board.reach("mount")
+        return Supervisor(
+            plan,
+            root,
+            board=board,
+            signals=caught,
+            listener=listener,
+            stdio=stdio,
+            server_pid=mounter.server_pid,
+            start_deadline=measured.start_deadline,
+        ).run()
+    finally:
+        mounter.close()
+        listener.close()
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="enclave_cc.enclave.boot", description="Boot init of an app enclave.", allow_abbrev=False)
+    parser.add_argument("--container", required=True, metavar="ID", help="container id, as the agent knows it")
+    parser.add_argument("--handover-deadline", type=float, default=HANDOVER_DEADLINE, metavar="SECONDS")
+    options = parser.parse_args(arguments)
+    if not 0 < options.handover_deadline <= 86400:
+        parser.exit(_USAGE_EXIT, "error usage: the handover deadline is not between 0 and 86400 seconds.\n")
+    return options
+
+
+def _protect() -> None:
+    """No core file and no ptrace shows this process's memory. The environment is the host's; nothing below reads it."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    os.umask(0o077)
+
+
+def _take_stdio() -> list[int]:
+    """The workload's streams, out of the way; ours become /dev/null and the log."""
+    taken = [os.dup(fd) for fd in range(3)]
+    nothing = os.open("/dev/null", os.O_RDWR)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        ours = os.open(settings.LOG, flags, 0o600)
+    except OSError:
+        ours = os.dup(nothing)
+    for source, target in ((nothing, 0), (ours, 1), (ours, 2)):
+        os.dup2(source, target)
+    os.close(nothing)
+    os.close(ours)
+    return taken
+
+
+def _where(bug: Exception) -> str:
+    # Without values: they may be secret, and the log is the host's.
+    frames = []
+    trace = bug.__traceback__
+    while trace is not None:
+        frames.append(f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    return " ".join(frames)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
