@@ -6,27 +6,16 @@ there is no way to add one over the network.
 
 from __future__ import annotations
 
-import json
 import re
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from enclave_cc.errors import UsageError, foreign
 from enclave_cc.owner.resources.database import Database
+from enclave_cc.owner.verifier.roots import INTEL, TrustedRoot, intel_root
 
-INTEL = "intel"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
-
-
-@dataclass(frozen=True, slots=True)
-class Root:
-    """A trusted root: DER certificate, and whether it is a simulated platform's."""
-
-    name: str
-    certificate: bytes
-    simulated: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +35,15 @@ class RootStore:
     def __init__(self, database: Database, *, now: Callable[[], float] = time.time) -> None:
         self._database = database
         self._now = now
-        self._lock = threading.Lock()
+        self._intel = intel_root()
 
-    def add(self, root: Root) -> None:
+    def add(self, root: TrustedRoot) -> None:
         """Adds `root`; the same certificate again changes nothing. Raises `UsageError("already-exists")` if the name
         stands for another certificate."""
         if _NAME.match(root.name) is None:
             raise UsageError("usage", f"{foreign(root.name)!r} cannot name a root; use lower-case letters, digits, . _ -")
+        if (root.name == INTEL) != (root.certificate == self._intel.certificate):
+            raise UsageError("usage", f"the name {INTEL} is Intel's root, and Intel's root has no other name")
         with self._database.write() as db:
             row = db.execute("SELECT certificate FROM root WHERE name = ?", (root.name,)).fetchone()
             if row is not None and row[0] != root.certificate:
@@ -67,15 +58,16 @@ class RootStore:
             db.execute("INSERT OR REPLACE INTO collateral VALUES (?, ?, ?, ?, ?)", (root, fmspc, ca, int(self._now()), document))
 
     def remove(self, name: str) -> None:
-        """Removes the root and its collateral. Raises `UsageError("not-found")`."""
+        """Removes the root and its collateral; of Intel's, the collateral only. Raises `UsageError("not-found")`."""
         with self._database.write() as db:
             if not db.execute("DELETE FROM root WHERE name = ?", (name,)).rowcount:
                 raise UsageError("not-found", f"there is no root {foreign(name)}", "See `enclave-cc kbs root ls`.")
 
-    def list_roots(self) -> list[Root]:
+    def list_roots(self) -> list[TrustedRoot]:
+        """Intel's, then those that the owner named."""
         with self._database.read() as db:
-            rows = db.execute("SELECT name, certificate, simulated FROM root ORDER BY name").fetchall()
-        return [Root(name, certificate, bool(simulated)) for name, certificate, simulated in rows]
+            rows = db.execute("SELECT name, certificate, simulated FROM root WHERE name <> ? ORDER BY name", (INTEL,)).fetchall()
+        return [self._intel, *(TrustedRoot(name, certificate, bool(simulated)) for name, certificate, simulated in rows)]
 
     def list_collateral(self, root: str | None = None) -> list[StoredCollateral]:
         with self._database.read() as db:
@@ -85,23 +77,10 @@ class RootStore:
             ).fetchall()
         return [StoredCollateral(*row) for row in rows]
 
-    def find_collateral(self, fmspc: str, ca: str) -> list[StoredCollateral]:
-        """The collateral for a quote's FMSPC and CA, of every root."""
+    def find_collateral(self, root: str, fmspc: str, ca: str) -> str | None:
+        """The collateral document of a root for a quote's FMSPC and CA."""
         with self._database.read() as db:
-            rows = db.execute(
-                "SELECT root, fmspc, ca, document, added FROM collateral WHERE fmspc = ? AND ca = ? ORDER BY root", (fmspc, ca)
-            ).fetchall()
-        return [StoredCollateral(*row) for row in rows]
-
-
-def read_fmspc(document: str) -> str:
-    """The FMSPC (12 lower-case hex digits) that a collateral document's TCB info is about.
-
-    Raises `UsageError("bad-config")`."""
-    try:
-        fmspc = json.loads(json.loads(document)["tcb_info"])["fmspc"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UsageError("bad-config", "the collateral is not a QuoteCollateralV3 document") from error
-    if not isinstance(fmspc, str) or re.fullmatch(r"[0-9A-Fa-f]{12}", fmspc) is None:
-        raise UsageError("bad-config", "the collateral's TCB info names no FMSPC")
-    return fmspc.lower()
+            row = db.execute(
+                "SELECT document FROM collateral WHERE root = ? AND fmspc = ? AND ca = ?", (root, fmspc, ca)
+            ).fetchone()
+        return None if row is None else str(row[0])

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import hmac
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 
 from enclave_cc.errors import PeerError
 from enclave_cc.owner.kbs.evidence import VerifiedEvidence
 from enclave_cc.owner.kbs.roots import RootStore
+from enclave_cc.owner.verifier import quote as quotes
+from enclave_cc.wire.rcar import binding, messages
+from enclave_cc.wire.sgx.collateral import Collateral
+
+_PARSED_KEPT = 64
 
 
 class SgxVerifier:
@@ -18,6 +26,54 @@ class SgxVerifier:
     def __init__(self, roots: RootStore, *, now: Callable[[], float] = time.time) -> None:
         self._roots = roots
         self._now = now
+        self._lock = threading.Lock()
+        self._parsed: OrderedDict[str, Collateral] = OrderedDict()
 
     def verify(self, evidence: object, *, report_data: bytes, init_data_digest: bytes | None) -> VerifiedEvidence:
-        raise PeerError("quote-refused", "no verifier")
+        """
+        1. The evidence holds a quote whose root the owner trusts, and there is collateral for its platform.
+        2. The quote verifies (`verifier.quote.verify_quote`).
+        3. REPORTDATA is the session's: nonce, TEE key and additional evidence, padded with zeros.
+        4. CONFIGID is the digest of the init-data that came along, padded. Without init-data it is not judged here;
+           policies see it as `init_data`.
+        """
+        # 1
+        quote = messages.parse_sgx_evidence(evidence)
+        origin = quotes.read_origin(quote)
+        roots = self._roots.list_roots()
+        named = next((root for root in roots if root.certificate == origin.root), None)
+        if named is None:
+            raise PeerError("untrusted-root", "the quote chains to a root that the owner has not named")
+        found = self._roots.find_collateral(named.name, origin.fmspc.hex(), origin.pck_ca)
+        if found is None:
+            raise PeerError(
+                "collateral-refused",
+                f"there is no collateral of root {named.name} for FMSPC {origin.fmspc.hex()} and the {origin.pck_ca} CA",
+                "Add it with `enclave-cc kbs root add`.",
+            )
+        # 2
+        claims = quotes.verify_quote(quote, self._parse(found), roots=roots, at=int(self._now()))
+        # 3
+        if not hmac.compare_digest(claims.body.report_data, binding.pad(report_data)):
+            raise PeerError("quote-refused", "the quote binds another nonce, key or additional evidence than this session's")
+        # 4
+        if init_data_digest is not None and claims.body.config_id != binding.pad(init_data_digest):
+            raise PeerError("quote-refused", "CONFIGID is not the digest of the init-data that was sent")
+        return VerifiedEvidence(
+            tee="sgx",
+            tee_class="cpu",
+            claims=claims.to_upstream_json(),
+            report_data=claims.body.report_data.hex(),
+            init_data=claims.body.config_id.hex(),
+        )
+
+    def _parse(self, document: str) -> Collateral:
+        with self._lock:
+            known = self._parsed.get(document)
+        if known is None:
+            known = Collateral.parse(document)
+            with self._lock:
+                self._parsed[document] = known
+                if len(self._parsed) > _PARSED_KEPT:
+                    self._parsed.popitem(last=False)
+        return known
