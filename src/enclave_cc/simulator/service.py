@@ -8,7 +8,6 @@ the two, so the peer is held by a pidfd and must still be alive when identified.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import select
 import socket
@@ -19,30 +18,15 @@ from pathlib import Path
 
 from enclave_cc.errors import EnclaveCcError, PeerError
 from enclave_cc.simulator.cpu import SimulatedEnclave, SoftwareCpu
+from enclave_cc.simulator.listener import listen
 from enclave_cc.simulator.quoting import QuotingEnclave
 from enclave_cc.wire.sgx import cpu_socket
 from enclave_cc.wire.sgx.cpu_socket import EreportRequest, Op
 from enclave_cc.wire.sgx.report import KeyRequest, Report
 
-_LOG = logging.getLogger(__name__)
 _UCRED = struct.Struct("3i")
 _SO_PEERPIDFD = 77  # since Linux 6.5; Python 3.11 has no name for it
 _MAX_CONNECTIONS = 64  # a container's processes can hold this many threads of the supervisor, no more
-_BACKLOG = 128
-
-
-def listen(path: Path | str) -> socket.socket:
-    """The socket, bound (mode 0666: whoever is no enclave gets nothing): callers wait until it is served."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        Path(path).unlink(missing_ok=True)
-        listener.bind(os.fspath(path))
-        Path(path).chmod(0o666)
-        listener.listen(_BACKLOG)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
 
 
 class CpuService:
@@ -55,8 +39,11 @@ class CpuService:
         identify: Callable[[int], SimulatedEnclave],
         *,
         deadline: float = 10.0,
+        log: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """`deadline`: seconds in which a peer must have sent its request and taken the answer."""
+        """`deadline`: seconds in which a peer must have sent its request and taken the answer. `log` gets one line per
+        refusal, from any thread."""
+        self._log = log
         self._cpu = cpu
         self._path = Path(socket_path)
         self._identify = identify
@@ -97,10 +84,10 @@ class CpuService:
         while True:
             try:
                 connection, _ = listener.accept()
-            except OSError:
+            except OSError as error:
                 if self._listener is not listener:
                     return
-                _LOG.exception("the simulated CPU cannot accept")
+                self._log(f"the simulated CPU cannot accept: {error}")
                 threading.Event().wait(0.1)  # out of descriptors: let some close
                 continue
             self._slots.acquire()
@@ -116,11 +103,11 @@ class CpuService:
                     request = cpu_socket.parse_request_body(op, _receive(connection, size))
                     answer = cpu_socket.encode_answer(self._execute(enclave, op, request))
                 except EnclaveCcError as error:
-                    _LOG.warning("simulated CPU refused: %s", error)
+                    self._log(f"the simulated CPU refused: {error.code}: {error.what}")
                     answer = cpu_socket.encode_refusal(error.code, error.what)
                 connection.sendall(answer)
         except OSError as error:
-            _LOG.info("a peer of the simulated CPU went away: %s", error)
+            self._log(f"a peer of the simulated CPU went away: {error}")
         finally:
             self._slots.release()
 

@@ -1,0 +1,43 @@
+"""An installed bundle: what `enclave-cc bundle build` wrote, read back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from enclave_cc.errors import UsageError
+from enclave_cc.wire.sgx.manifest import Manifest
+
+ROLES = ("agent", "app")
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """One bundle directory. `claimed` is its manifest as built; what is measured is what lies on disk now."""
+
+    directory: Path
+    claimed: Manifest
+    sigstruct: bytes
+    debug: bool
+    mr_enclave: str
+
+    @property
+    def root(self) -> Path:
+        return self.directory / "rootfs"
+
+
+def read_bundle(directory: Path, role: str) -> Bundle:
+    """Raises `UsageError("not-found")` when there is none, `PeerError` for a manifest that cannot be read."""
+    fix = f"Build it: enclave-cc bundle build {role} --out {directory}"
+    try:
+        reference = json.loads((directory / "reference.json").read_bytes())
+        manifest = (directory / "manifest.json").read_bytes()
+        sigstruct = (directory / "sigstruct.bin").read_bytes()
+        found_role, mr_enclave = reference["role"], str(reference["mr_enclave"])
+        debug = bool(reference.get("debug", False))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError("not-found", f"there is no {role} bundle in {directory}", fix) from error
+    if found_role != role or not (directory / "rootfs").is_dir():
+        raise UsageError("not-found", f"{directory} is no {role} bundle", fix)
+    return Bundle(directory, Manifest.parse(manifest), sigstruct, debug, mr_enclave)

@@ -1,0 +1,182 @@
+"""The node's configuration: one TOML file, checked as a whole before anything is done with it.
+
+All of it is host-authored and none of it is trusted by an enclave: what matters to the data owner (KBS, registry) is
+handed to the agent as init-data, whose hash the quote carries.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from enclave_cc.errors import UsageError, foreign
+
+DEFAULT_FILE = Path("/etc/enclave-cc/config.toml")
+NETWORKS = ("host", "none", "pod")
+# Longest name below a pod's directory that a Unix socket is bound to; see unix(7): 108 bytes with the closing NUL.
+_SOCKET_TAIL = len("/pods/0123456789abcdef/c/0123456789abcdef/shared/control.sock")
+_SOCKET_LIMIT = 107
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds. Every wait of the engine ends by one of these."""
+
+    agent_start: float = 30.0
+    pull: float = 3600.0
+    app_start: float = 60.0
+    stop: float = 10.0
+    runc: float = 30.0
+    network: float = 30.0
+    remove: float = 30.0
+    kbs: float = 10.0
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 7 * 86400:
+                raise UsageError("bad-config", f"[deadlines] {item.name} is not a number of seconds up to a week")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bytes, CPUs and counts; 0 means unlimited."""
+
+    log_bytes: int = 64 << 20
+    cache_bytes: int = 0
+    processes: int = 0
+    agent_memory: int = 0
+    failures_kept: int = 20
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if type(value) is not int or value < 0:
+                raise UsageError("bad-config", f"[limits] {item.name} is not a number of at least 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """`default`: what `run` uses; the rest is the bridge of `--network pod`."""
+
+    default: str = "host"
+    cni_path: Path = Path("/usr/lib/cni")
+    bridge: str = "enclave-cc0"
+    subnet: str = "10.88.77.0/24"
+
+    def __post_init__(self) -> None:
+        import ipaddress
+
+        if self.default not in NETWORKS:
+            raise UsageError("bad-config", f"[network] default is none of {', '.join(NETWORKS)}")
+        try:
+            ipaddress.ip_network(self.subnet)
+        except ValueError as error:
+            raise UsageError("bad-config", "[network] subnet is not a network in CIDR form") from error
+        if not self.bridge or len(self.bridge) > 15:
+            raise UsageError("bad-config", "[network] bridge is not an interface name")
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Everything that the node's engine is told. `source` is where it was read from, for messages."""
+
+    state: Path = Path("/var/lib/enclave-cc")
+    run: Path = Path("/run/enclave-cc")
+    agent_bundle: Path = Path("/var/lib/enclave-cc/bundles/agent")
+    app_bundle: Path = Path("/var/lib/enclave-cc/bundles/app")
+    tee: str = "refuse"
+    kbs_url: str = ""
+    kbs_certificate: Path | None = None
+    registry_insecure: tuple[str, ...] = ()
+    registry_ca: Path | None = None
+    runc: str = "runc"
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    limits: Limits = field(default_factory=Limits)
+    network: Network = field(default_factory=Network)
+    source: str = "built-in defaults"
+
+    def __post_init__(self) -> None:
+        for name in ("state", "run", "agent_bundle", "app_bundle"):
+            if not getattr(self, name).is_absolute():
+                raise UsageError("bad-config", f"{self.source}: the path {name} is not absolute")
+        if len(os.fsencode(self.run)) + _SOCKET_TAIL > _SOCKET_LIMIT:
+            raise UsageError("bad-config", f"{self.source}: [paths] run is too long; Unix sockets lie below it")
+
+
+def find_file(named: str | None) -> Path | None:
+    """The file asked for (`--config`, ENCLAVE_CC_CONFIG), else the node's if there is one."""
+    chosen = named or os.environ.get("ENCLAVE_CC_CONFIG")
+    if chosen:
+        return Path(chosen)
+    return DEFAULT_FILE if DEFAULT_FILE.exists() else None
+
+
+def load(named: str | None = None) -> Configuration:
+    """Raises `UsageError("bad-config")` for a file that cannot be read or has a member this program does not know."""
+    path = find_file(named)
+    if path is None:
+        return Configuration()
+    import tomllib
+
+    try:
+        document = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:  # tomllib's and Unicode's errors are ValueErrors
+        raise UsageError("bad-config", f"{path}: {foreign(error)}") from error
+    return parse(document, str(path))
+
+
+_SECTIONS = {
+    "paths": {"state", "run"},
+    "bundles": {"agent", "app"},
+    "platform": {"tee"},
+    "kbs": {"url", "certificate"},
+    "registry": {"insecure", "ca"},
+    "runtime": {"runc"},
+    "deadlines": {item.name for item in fields(Deadlines)},
+    "limits": {item.name for item in fields(Limits)},
+    "network": {item.name for item in fields(Network)},
+}
+
+
+def parse(document: Mapping[str, Any], source: str) -> Configuration:
+    """Raises `UsageError("bad-config")`; an unknown member is an error, since it may have been meant."""
+    for section, members in document.items():
+        if section not in _SECTIONS or not isinstance(members, dict):
+            raise UsageError("bad-config", f"{source}: there is no section [{foreign(section)}]")
+        unknown = set(members) - _SECTIONS[section]
+        if unknown:
+            raise UsageError("bad-config", f"{source}: [{section}] has no member {foreign(min(unknown))}")
+
+    def text(section: str, name: str, default: str = "") -> str:
+        value = document.get(section, {}).get(name, default)
+        if not isinstance(value, str):
+            raise UsageError("bad-config", f"{source}: [{section}] {name} is not a text")
+        return value
+
+    insecure = document.get("registry", {}).get("insecure", [])
+    if not isinstance(insecure, list) or not all(isinstance(host, str) for host in insecure):
+        raise UsageError("bad-config", f"{source}: [registry] insecure is not a list of hosts")
+    state = Path(text("paths", "state", "/var/lib/enclave-cc"))
+    certificate, authority = text("kbs", "certificate"), text("registry", "ca")
+    network = dict(document.get("network", {}))
+    network["cni_path"] = Path(text("network", "cni_path", "/usr/lib/cni"))
+    return Configuration(
+        state=state,
+        run=Path(text("paths", "run", "/run/enclave-cc")),
+        agent_bundle=Path(text("bundles", "agent", str(state / "bundles/agent"))),
+        app_bundle=Path(text("bundles", "app", str(state / "bundles/app"))),
+        tee=text("platform", "tee", "refuse"),
+        kbs_url=text("kbs", "url"),
+        kbs_certificate=Path(certificate) if certificate else None,
+        registry_insecure=tuple(insecure),
+        registry_ca=Path(authority) if authority else None,
+        runc=text("runtime", "runc", "runc"),
+        deadlines=Deadlines(**document.get("deadlines", {})),
+        limits=Limits(**document.get("limits", {})),
+        network=Network(**network),
+        source=source,
+    )

@@ -1,0 +1,368 @@
+"""One pod: its directory, its sandbox (pause, agent enclave) and its app enclaves. The engine knows no command line.
+
+Each step is in the journal before it is done. Methods may be called from several threads where they say so; nothing
+here waits without a deadline.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from enclave_cc.errors import EnclaveCcError, EnvironmentFault, UsageError
+from enclave_cc.host.sandbox import cgroups, directories, init_data, network, records, spec, takedown
+from enclave_cc.host.sandbox.bundle import Bundle, read_bundle
+from enclave_cc.host.sandbox.configuration import Configuration
+from enclave_cc.host.sandbox.directories import Directories, PodLock
+from enclave_cc.host.sandbox.journal import Journal, Kind
+from enclave_cc.host.sandbox.runc import Runc, Stdio
+from enclave_cc.host.sandbox.states import FINAL, Event, State, advance
+from enclave_cc.simulator import listener
+
+if TYPE_CHECKING:
+    from enclave_cc.host.sandbox.enclaves import SimulatedEnclaves
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodOptions:
+    """`name`: unique on the node, the id when empty. `remove`: nothing is kept after the end."""
+
+    name: str = ""
+    network: str = "host"
+    hostname: str = ""
+    remove: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppOptions:
+    """What the host decides of one app container. `description` goes into the record, for people."""
+
+    container: str
+    image: str
+    hostname: str
+    volumes: tuple[spec.Volume, ...] = ()
+    resources: spec.Resources = spec.Resources()
+    description: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A container's init: `pidfd` becomes readable when it ends; the pid is our child's and stays until waited for."""
+
+    container: str
+    pid: int
+    pidfd: int
+
+
+class Pod:
+    """A live pod of this process. Made by `create`, ended by `finish`."""
+
+    def __init__(self, configuration: Configuration, identifier: str, lock: PodLock, options: PodOptions) -> None:
+        self.configuration = configuration
+        self.id = identifier
+        self.options = options
+        self.places = Directories.of(configuration)
+        self.directory = self.places.pods / identifier
+        self.sockets = self.directory / "run"
+        self.runc = Runc(configuration.runc, self.places.runc, deadline=configuration.deadlines.runc)
+        self.addresses: list[str] = []
+        self._lock = lock
+        self._journal: Journal | None = None
+        self._enclaves: SimulatedEnclaves | None = None
+        self._listener: socket.socket | None = None
+        self._guard = threading.Lock()
+        self._bundle_guard = threading.Lock()
+        self._bundles: dict[str, Bundle] = {}
+        self._running: list[Running] = []
+        self._killed = False
+        self._record: dict[str, Any] = {}
+
+    @classmethod
+    def create(cls, configuration: Configuration, options: PodOptions) -> Pod:
+        """Claims id and name, makes the directory. Raises `UsageError`, `EnvironmentFault`; then nothing is left."""
+        if configuration.tee != "simulated":
+            raise EnvironmentFault("tee-refused", f"the platform is {configuration.tee!r}")
+        places = Directories.of(configuration)
+        try:
+            places.prepare()
+            identifier, lock = directories.claim_id(places)
+        except OSError as error:
+            raise _fault(error, f"the directories below {configuration.run} and {configuration.state}") from error
+        pod = cls(configuration, identifier, lock, options)
+        try:
+            pod._prepare()
+        except BaseException as error:
+            with suppress(EnclaveCcError):
+                pod._take_down(keep=False)
+            if isinstance(error, OSError):
+                raise _fault(error, f"the pod's directory {pod.directory}") from error
+            raise
+        return pod
+
+    @property
+    def state(self) -> State:
+        return State(self._record["state"])
+
+    @property
+    def agent_socket(self) -> Path:
+        return self.sockets / "agent.sock"
+
+    def container_directory(self, container: str) -> Path:
+        return self.directory / "c" / directories.shorten(container)
+
+    def shared(self, container: str) -> Path:
+        """The directory that boot init shares with us: control socket, status, log."""
+        return self.container_directory(container) / "shared"
+
+    def advance(self, event: Event, **members: object) -> None:
+        """Moves the pod's state and writes it down. Raises `UsageError("wrong-state")`."""
+        with self._guard:
+            self._record |= {"state": str(advance(self.state, event)), **members}
+            directories.write_json(self.directory / "pod.json", self._record)
+
+    # --- sandbox
+
+    def serve_platform(self, apps: Sequence[str] = ()) -> None:
+        """Launches the enclaves of the agent and of these app containers, then answers their instructions.
+
+        Their containers may be started before or meanwhile: their questions wait. Raises coded errors.
+        """
+        from enclave_cc.host.sandbox.enclaves import SimulatedEnclaves  # 50 ms, while runc and the enclaves start
+
+        enclaves = SimulatedEnclaves(self.id, self.places.simulator, self.sockets / "cpu.sock", self.places.measurements)
+        config_id = init_data.compute_config_id(init_data.write_init_data(self.configuration))
+        enclaves.launch(f"{self.id}-agent", self.bundle("agent"), config_id=config_id)
+        for container in apps:
+            enclaves.launch(container, self.bundle("app"))
+        with self._guard:
+            self._enclaves = enclaves
+        enclaves.start(self._listener)
+
+    def bundle(self, role: str) -> Bundle:
+        """The installed bundle, read once. Raises `UsageError("not-found")`."""
+        with self._bundle_guard:
+            if role not in self._bundles:
+                place = self.configuration.agent_bundle if role == "agent" else self.configuration.app_bundle
+                self._bundles[role] = read_bundle(place, role)
+            return self._bundles[role]
+
+    def start_pause(self) -> Running:
+        """Starts the container that holds what the pod's containers share, and attaches its network."""
+        own_network = self.options.network == "pod"
+        root = self.places.run / "pause"
+        for path in (root / "bin", root / "proc", root / "dev"):
+            path.mkdir(parents=True, exist_ok=True)
+        (root / "bin/busybox").touch()
+        if not spec.PAUSE_PROGRAM.exists():
+            raise EnvironmentFault("missing-tool", f"{spec.PAUSE_PROGRAM} is missing", "apt-get install busybox-static")
+        container = f"{self.id}-pause"
+        hostname = self.options.hostname or self.id
+        pause = self._start(container, lambda place: spec.make_pause(place, root, hostname=hostname, own_network=own_network), None)
+        if own_network:
+            netns = f"/proc/{pause.pid}/ns/net"
+            self._note(Kind.NETWORK, container=container, netns=netns)
+            self.addresses = network.attach(self.configuration, container, netns)
+        return pause
+
+    def start_agent(self) -> Running:
+        """Starts the agent enclave; it listens on `agent_socket` later. Raises coded errors."""
+        bundle = self.bundle("agent")
+        document = init_data.write_init_data(self.configuration)
+        (self.sockets / "initdata.toml").write_text(document)
+        container = f"{self.id}-agent"
+        log = os.open(self.directory / "agent.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        resources = spec.Resources(memory=self.configuration.limits.agent_memory)
+        try:
+            return self._start(
+                container,
+                lambda place: spec.make_agent(
+                    place, bundle.root, bundle.claimed.entrypoint, bundle.claimed.environment, self.places.cache, resources
+                ),
+                Stdio(null, log, log),
+            )
+        finally:
+            os.close(null)
+            os.close(log)
+
+    # --- containers
+
+    def start_app(self, app: AppOptions, stdio: Stdio, *, pause: Running | None = None, handover_deadline: float) -> Running:
+        """Starts the container of an app enclave; boot init waits for the agent to hand over. Raises coded errors.
+
+        Its enclave is one that `serve_platform` launched, or `launch`.
+        """
+        bundle = self.bundle("app")
+        for volume in app.volumes:
+            if not volume.source.exists():
+                raise UsageError("not-found", f"the volume's source {volume.source} does not exist", "Make it first.")
+        directory = self.container_directory(app.container)
+        for name in ("shared", "files"):
+            (directory / name).mkdir(parents=True, exist_ok=True, mode=0o755)
+        self.write_files(app)
+        self._note(Kind.LEASE, path=str(self.places.leases / app.container))
+        joined: str | Path = self.options.network
+        if joined == "pod":
+            if pause is None:
+                raise UsageError("wrong-state", "a container of a pod network needs the pause container")
+            joined = Path(f"/proc/{pause.pid}/ns/net")
+        extra = ["--container", app.container, "--handover-deadline", str(int(handover_deadline))]
+        return self._start(
+            app.container,
+            lambda place: spec.make_app(
+                place,
+                bundle.root,
+                [*bundle.claimed.entrypoint, *extra],
+                bundle.claimed.environment,
+                blobs=self.places.cache / "blobs",
+                hostname=app.hostname,
+                network=joined,
+                volumes=app.volumes,
+                resources=app.resources,
+            ),
+            stdio,
+        )
+
+    def write_files(self, app: AppOptions) -> None:
+        """The files that the host generates for a container: name resolution follows its network."""
+        files = self.container_directory(app.container) / "files"
+        hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+        if self.options.network == "host":
+            with suppress(OSError):
+                hosts = Path("/etc/hosts").read_text()
+        for address in self.addresses:
+            hosts += f"{address.partition('/')[0]}\t{app.hostname}\n"
+        if not self.addresses and app.hostname not in hosts.split():
+            hosts += f"127.0.1.1\t{app.hostname}\n"
+        resolver = ""
+        if self.options.network != "none":
+            with suppress(OSError):
+                resolver = Path("/etc/resolv.conf").read_text()
+        (files / "hosts").write_text(hosts)
+        (files / "hostname").write_text(app.hostname + "\n")
+        (files / "resolv.conf").write_text(resolver)
+
+    def count_oom_kills(self, container: str) -> int:
+        return cgroups.count_oom_kills(self.id, container)
+
+    def wait_exit(self, running: Running) -> int:
+        """Exit code of an init whose pidfd is readable; 128 + n when a signal ended it."""
+        try:
+            status = os.waitstatus_to_exitcode(os.waitpid(running.pid, 0)[1])
+        except ChildProcessError:
+            return 255
+        return 128 - status if status < 0 else status
+
+    # --- end
+
+    def kill(self) -> None:
+        """Kills every process of the pod and lets no container start any more. Any thread may call it."""
+        with self._guard:
+            self._killed = True
+        for pid in cgroups.list_processes(self.id):
+            with suppress(OSError):
+                os.kill(pid, 9)
+
+    def finish(self, event: Event, *, exit_code: int | None = None, error: EnclaveCcError | None = None) -> None:
+        """Takes the pod down and keeps its record, unless it is one of those that leave nothing. Raises `EnvironmentFault`."""
+        if self.state not in FINAL:
+            told = error.to_json() if error is not None else None
+            self.advance(event, exit_code=exit_code, error=told, finished=time.time())
+        self._take_down(keep=not self.options.remove)
+
+    def disown(self) -> None:
+        """After a fork, in the process that is not the supervisor."""
+        self._lock.release(remove=False)
+
+    def _prepare(self) -> None:
+        self.directory.mkdir(mode=0o700)
+        for path in (self.sockets, self.directory / "c"):
+            path.mkdir()
+        for name in ("container", "files", "volumes"):  # mount points of app containers
+            (self.sockets / name).mkdir()
+        self._journal = Journal(self.directory / "journal")
+        name = self.options.name or self.id
+        self._record = {
+            "id": self.id,
+            "name": name,
+            "state": str(State.CREATED),
+            "created": time.time(),
+            "supervisor": os.getpid(),
+            "network": self.options.network,
+            "remove": self.options.remove,
+            "platform": self.configuration.tee,
+        }
+        directories.write_json(self.directory / "pod.json", self._record)
+        if name != self.id:
+            # Claimed before it is noted: undoing a claim that failed would take another pod's name.
+            link = directories.claim_name(self.places, name, self.id)
+            self._note(Kind.NAME, path=str(link))
+        self._note(Kind.CGROUP)
+        # Listening before it is served: an enclave that asks early waits instead of failing.
+        self._listener = listener.listen(self.sockets / "cpu.sock")
+
+    def launch(self, container: str) -> None:
+        """Launches one more app enclave, for a container that is started next. Raises coded errors."""
+        if self._enclaves is None:
+            raise UsageError("wrong-state", "the platform is not served yet")
+        self._enclaves.launch(container, self.bundle("app"))
+
+    def _start(self, container: str, make: Callable[[spec.Place], dict[str, Any]], stdio: Stdio | None) -> Running:
+        directory = self.container_directory(container)
+        directory.mkdir(exist_ok=True, mode=0o700)
+        place = spec.Place(self.id, container, directory, self.sockets)
+        (directory / "config.json").write_text(json.dumps(make(place)))
+        self._note(Kind.CONTAINER, id=container)
+        with self._guard:
+            if self._killed:
+                raise EnvironmentFault("app-died", "the pod was stopped while it started")
+        pid = self.runc.run(container, directory, stdio)
+        try:
+            running = Running(container, pid, os.pidfd_open(pid))
+        except ProcessLookupError as error:
+            raise EnvironmentFault("app-died", f"container {container} ended at once and left no status") from error
+        with self._guard:
+            self._running.append(running)
+            late = self._killed
+        if late:
+            self.kill()
+        return running
+
+    def _note(self, kind: Kind, **details: str) -> None:
+        if self._journal is not None:
+            self._journal.note(kind, **details)
+
+    def _take_down(self, *, keep: bool) -> None:
+        if self._enclaves is not None:
+            self._enclaves.close()
+        elif self._listener is not None:
+            self._listener.close()
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+        if self.directory.exists():
+            takedown.undo(self.configuration, self.id, self.directory, keep_name=keep)
+            if keep:
+                records.keep(self.configuration, self.directory, self._record)
+            takedown.remove_directory(self.directory)
+        for running in self._running:
+            os.close(running.pidfd)
+            with suppress(ChildProcessError):
+                os.waitpid(running.pid, os.WNOHANG)
+        self._running = []
+        self._lock.release(remove=True)
+
+
+def _fault(error: OSError, where: str) -> EnvironmentFault:
+    import errno
+
+    code = "disk-full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "environment"
+    return EnvironmentFault(code, f"{where}: {error.strerror}")
