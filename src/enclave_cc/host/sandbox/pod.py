@@ -49,7 +49,7 @@ class AppOptions:
     image: str
     hostname: str
     volumes: tuple[spec.Volume, ...] = ()
-    resources: spec.Resources = spec.Resources()
+    resources: spec.Resources = field(default_factory=spec.Resources)
     description: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -321,9 +321,8 @@ class Pod:
         place = spec.Place(self.id, container, directory, self.sockets)
         (directory / "config.json").write_text(json.dumps(make(place)))
         self._note(Kind.CONTAINER, id=container)
-        with self._guard:
-            if self._killed:
-                raise EnvironmentFault("app-died", "the pod was stopped while it started")
+        if self._is_killed():
+            raise EnvironmentFault("app-died", "the pod was stopped while it started")
         pid = self.runc.run(container, directory, stdio)
         try:
             running = Running(container, pid, os.pidfd_open(pid))
@@ -331,10 +330,13 @@ class Pod:
             raise EnvironmentFault("app-died", f"container {container} ended at once and left no status") from error
         with self._guard:
             self._running.append(running)
-            late = self._killed
-        if late:
+        if self._is_killed():  # between the two looks
             self.kill()
         return running
+
+    def _is_killed(self) -> bool:
+        with self._guard:
+            return self._killed
 
     def _note(self, kind: Kind, **details: str) -> None:
         if self._journal is not None:

@@ -88,7 +88,7 @@ class Runc:
         finally:
             os.close(reader)
 
-    def list(self) -> list[str]:
+    def list_ids(self) -> list[str]:
         """Ids of the containers that this root knows, read from its directory: no process is started."""
         try:
             return sorted(entry.name for entry in os.scandir(self._root) if entry.is_dir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import shutil
 import threading
@@ -34,11 +35,11 @@ def undo(configuration: Configuration, pod: str, directory: Path, *, keep_name: 
     for pid in cgroups.list_processes(pod):
         with suppress(OSError):
             os.kill(pid, 9)
-    _run_all([_attempt(lambda container=container: runc.delete(container), failures) for container in containers])
+    _run_all([_attempt(functools.partial(runc.delete, container), failures) for container in containers])
     for step in reversed(steps):
         if step.kind is Kind.NAME and keep_name:
             continue
-        _attempt(lambda step=step: _undo_step(configuration, pod, step), failures)()
+        _attempt(functools.partial(_undo_step, configuration, pod, step), failures)()
     if failures:
         raise failures[0]
 
