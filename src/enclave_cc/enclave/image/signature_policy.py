@@ -14,21 +14,6 @@ from enclave_cc.wire.oci.reference import Reference
 
 
 @dataclass(frozen=True, slots=True)
-class Signature:
-    """One signature as it was found, not verified: simple signing (cosign's `.sig` tag) or a sigstore bundle.
-
-    `signed` are the bytes that `signature` is over; `content` the ones that say what is signed. `key_id` is the
-    signer's own hint, used for messages only.
-    """
-
-    signed: bytes
-    signature: bytes
-    content: bytes
-    is_bundle: bool = False
-    key_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Approval:
     """The policy's consent, made by `check_signatures` alone: this image may be any of these manifest digests."""
 
@@ -41,7 +26,7 @@ def check_signatures(
     policy: policies.SignaturePolicy,
     image: Reference,
     digests: Sequence[Digest],
-    signatures: Sequence[Signature],
+    signatures: Sequence[formats.Signature],
     fetch_key: Callable[[str], bytes],
 ) -> Approval:
     """Holds the policy's requirements for `image` against `signatures`.
@@ -75,7 +60,7 @@ def _check_requirement(
     requirement: policies.SigstoreSigned,
     image: Reference,
     digests: Sequence[Digest],
-    signatures: Sequence[Signature],
+    signatures: Sequence[formats.Signature],
     fetch_key: Callable[[str], bytes],
 ) -> str:
     if not signatures:
@@ -99,7 +84,7 @@ def _check_requirement(
     raise wrong or untrusted
 
 
-def _find_signer(keys: Sequence[PublicKey], signature: Signature) -> PublicKey | None:
+def _find_signer(keys: Sequence[PublicKey], signature: formats.Signature) -> PublicKey | None:
     for key in keys:
         try:
             key.verify(signature.signature, signature.signed)
@@ -109,7 +94,9 @@ def _find_signer(keys: Sequence[PublicKey], signature: Signature) -> PublicKey |
     return None
 
 
-def _check_content(identity: policies.SignedIdentity, image: Reference, digests: Sequence[Digest], signature: Signature) -> None:
+def _check_content(
+    identity: policies.SignedIdentity, image: Reference, digests: Sequence[Digest], signature: formats.Signature
+) -> None:
     said: tuple[Digest, ...]
     reference: str | None
     try:

@@ -19,6 +19,7 @@ from enclave_cc.wire.oci.config import ImageConfig
 from enclave_cc.wire.oci.digest import Digest
 from enclave_cc.wire.oci.manifest import LINUX_AMD64, Descriptor, Index, Manifest, Platform, parse_manifest
 from enclave_cc.wire.oci.reference import Reference
+from enclave_cc.wire.oci.signature import Signature
 from enclave_cc.wire.oci.signature_policy import SignaturePolicy
 
 
@@ -99,9 +100,7 @@ class TrustedImage:
         _in_order(self._policy is not None)
         return self._policy is not None and signature_policy.asks_for_signatures(self._policy, self.reference)
 
-    def load_signatures(
-        self, signatures: Sequence[signature_policy.Signature], fetch_key: Callable[[str], bytes]
-    ) -> signature_policy.Approval:
+    def load_signatures(self, signatures: Sequence[Signature], fetch_key: Callable[[str], bytes]) -> signature_policy.Approval:
         """Holds the policy against the signatures; see `signature_policy.check_signatures` for checks and errors.
 
         May be called again with more signatures after it raised.

@@ -20,6 +20,7 @@ from enclave_cc.crypto.secret import Secret
 from enclave_cc.errors import PeerError, foreign
 from enclave_cc.wire.oci.digest import Digest
 from enclave_cc.wire.oci.document import Document, decode_base64, encode_json
+from enclave_cc.wire.rcar.uri import ResourceUri
 
 KEYS_PREFIX = "org.opencontainers.image.enc.keys."
 PUBLIC_OPTIONS = "org.opencontainers.image.enc.pubopts"
@@ -28,7 +29,6 @@ PROVIDER = PROVIDER_PREFIX + "attestation-agent"
 _PACKET_VERSION = "0.1.0"
 _PACKET_LIMIT = 16 << 10  # bytes; an honest packet is under 1 KiB
 _PACKETS_LIMIT = 16  # per layer
-_KID_LIMIT = 512  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +93,7 @@ class KeyPacket:
         if iv_size is None:
             raise PeerError("unsupported-image", f"a layer's key is wrapped with {foreign(wrap_type)}")
         kid = document.text("kid")
-        if not kid.startswith("kbs://") or len(kid) > _KID_LIMIT or not kid.isprintable():
-            document.fail("kid is not a kbs:// URI")
+        ResourceUri.parse(kid)
         return cls(kid, document.raw_bytes("wrapped_data"), document.raw_bytes("iv", size=iv_size), wrap_type)
 
     @classmethod

@@ -28,6 +28,21 @@ def signature_tag(digest: Digest) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Signature:
+    """One signature as it was found, not verified: simple signing (cosign's `.sig` tag) or a sigstore bundle.
+
+    `signed` are the bytes that `signature` is over; `content` the ones that say what is signed. `key_id` is the
+    signer's own hint, used for messages only.
+    """
+
+    signed: bytes
+    signature: bytes
+    content: bytes
+    is_bundle: bool = False
+    key_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SimpleSigning:
     """containers-signature(5) as cosign writes it: this digest, under this `docker-reference`."""
 

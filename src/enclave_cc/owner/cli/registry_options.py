@@ -1,0 +1,92 @@
+"""The options by which every image command reaches registries."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from enclave_cc.errors import PeerError, UsageError
+from enclave_cc.owner.publish.sources import Connect
+from enclave_cc.transport.registry import Registry
+from enclave_cc.wire.oci.auth import AuthFile
+from enclave_cc.wire.oci.manifest import LINUX_AMD64, Platform
+from enclave_cc.wire.oci.reference import Reference
+
+
+def add_registry_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--insecure", action="store_true", help="speak plain HTTP with the registries of this command")
+    parser.add_argument("--ca", type=Path, metavar="FILE", help="trust these CAs too (PEM)")
+    parser.add_argument("--auth-file", type=Path, metavar="FILE", help="registry credentials, as docker and podman keep them")
+    parser.add_argument("--deadline", type=float, default=60.0, metavar="SECONDS", help="per request (default 60)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    source = "OCI layout DIR[:TAG], archive FILE, or a registry REFERENCE; oci:, oci-archive:, docker-archive:, docker:// decide"
+    parser.add_argument("source", metavar="SRC", help=source)
+    parser.add_argument("--platform", type=_read_platform, default=LINUX_AMD64, metavar="OS/ARCH", help="which of several")
+
+
+def make_connect(arguments: argparse.Namespace) -> Connect:
+    """Clients by host, made once each, as the options say. Raises `UsageError`."""
+    ca_pem = _read_text(arguments.ca) if arguments.ca is not None else None
+    auth = _find_auth(arguments.auth_file)
+    clients: dict[str, Registry] = {}
+    lock = threading.Lock()
+
+    def connect(host: str) -> Registry:
+        with lock:
+            if host not in clients:
+                credentials = auth.find(Reference(host, "any")) if auth is not None else None
+                clients[host] = Registry(
+                    host, insecure=arguments.insecure, credentials=credentials, ca_pem=ca_pem, deadline=arguments.deadline
+                )
+            return clients[host]
+
+    return connect
+
+
+def make_progress(arguments: argparse.Namespace) -> Callable[[str], None]:
+    """Lines on stderr about what was done; silent with --json."""
+    if arguments.json:
+        return lambda line: None
+    return lambda line: print(line, file=sys.stderr)
+
+
+def warn_platforms(others: tuple[str, ...], taken: Platform) -> None:
+    """Says which platforms of a multi-platform source were left out."""
+    if others:
+        print(f"note: only {taken} is taken; the source also has {', '.join(others)}. Choose with --platform.", file=sys.stderr)
+
+
+def _read_platform(text: str) -> Platform:
+    try:
+        return Platform.parse(text)
+    except PeerError as error:
+        raise argparse.ArgumentTypeError(error.what) from error
+
+
+def _find_auth(given: Path | None) -> AuthFile | None:
+    """`--auth-file`, else the first of $REGISTRY_AUTH_FILE, podman's and docker's files that exists."""
+    if given is not None:
+        return AuthFile.parse(_read_text(given).encode())
+    places = [
+        Path(os.environ["REGISTRY_AUTH_FILE"]) if "REGISTRY_AUTH_FILE" in os.environ else None,
+        Path(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")) / "containers/auth.json",
+        Path(os.environ.get("DOCKER_CONFIG", Path.home() / ".docker")) / "config.json",
+    ]
+    for place in places:
+        if place is not None and place.is_file():
+            return AuthFile.parse(_read_text(place).encode())
+    return None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError("not-found", f"{path} cannot be read", "Check the path.") from error

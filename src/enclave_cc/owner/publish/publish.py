@@ -1,0 +1,77 @@
+"""From an ordinary image to one that runs in an enclave: encrypt, register, push, sign, and check what is there."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from enclave_cc.crypto.signature import SigningKey
+from enclave_cc.owner.publish import encrypt, push, registration, sign
+from enclave_cc.owner.publish.sources import SourceImage
+from enclave_cc.transport.registry import Registry
+from enclave_cc.wire.oci.digest import Digest
+from enclave_cc.wire.oci.manifest import Manifest
+from enclave_cc.wire.oci.reference import Reference
+from enclave_cc.wire.rcar.uri import ResourcePath
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the owner wants: which layers encrypted (`all` or numbers), what a host may override (None: as it is)."""
+
+    target: Reference
+    signing_key: SigningKey
+    key_path: ResourcePath | None = None  # where the KEK lies, or shall lie; None: a fresh place
+    layers: str = "all"
+    allow: Sequence[str] | None = None
+    replace_signer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What came of it; `manifest` is the one that the registry serves."""
+
+    reference: Reference
+    digest: Digest
+    manifest: Manifest
+    encrypted: tuple[int, ...]
+    key_uri: str
+    signer: str
+
+
+def publish_image(
+    image: SourceImage,
+    request: Request,
+    *,
+    registry: Registry,
+    store: registration.ResourceStore,
+    lock_directory: Path,
+    progress: Callable[[str], None],
+) -> Published:
+    """Publishes, in an order that leaves no image in the registry which cannot run:
+
+    1. register the KEK in the KBS;
+    2. encrypt the chosen layers (ciphertext only touches the disk);
+    3. push blobs and manifest;
+    4. read the manifest back and check that each chosen layer is encrypted and opens to what it was;
+    5. sign the digest;
+    6. make the KBS's policies ask for that signature and allow the overrides.
+
+    Raises what these raise; what is left behind then is a key without an image, or an image that no policy accepts.
+    """
+    registration.check_overrides(request.allow)
+    kek = registration.register_kek(store, request.key_path or registration.choose_key_path(request.target))  # 1
+    progress(f"key {kek.uri}: in the KBS")
+    with tempfile.TemporaryDirectory(prefix="enclave-cc-publish-") as staging:
+        prepared = encrypt.encrypt_image(image, kek, layers=request.layers, staging=Path(staging), progress=progress)  # 2
+        digest = push.push_image(registry, request.target, prepared, progress)  # 3
+        manifest = push.read_back(registry, request.target, prepared)  # 4
+        encrypt.check_encryption(image, prepared, manifest, kek)
+    progress(f"read back {digest}: {len(prepared.encrypted)} of {len(manifest.layers)} layers encrypted, each opens")
+    sign.sign_image(registry, request.target, digest, request.signing_key)  # 5
+    with registration.lock_policies(lock_directory):  # 6
+        registration.register_signer(store, request.target, request.signing_key.public, replace=request.replace_signer)
+        registration.register_overrides(store, request.target, request.allow)
+    return Published(request.target, digest, manifest, prepared.encrypted, kek.uri, request.signing_key.public.key_id)
