@@ -38,6 +38,7 @@ def lay_out(plan: dict) -> str:
     Path(root).mkdir()
     syscalls.attach_mount(syscalls.create_filesystem("tmpfs", []), root)
     shutil.copytree(plan["image"], root, symlinks=True, dirs_exist_ok=True)
+    os.chmod(root, 0o755)
     for path, uid in plan["owners"].items():
         os.chown(f"{root}{path}", uid, uid)
     return root

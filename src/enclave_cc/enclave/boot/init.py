@@ -18,7 +18,7 @@ from enclave_cc.enclave.boot.control import Connection, Listener
 from enclave_cc.enclave.boot.execs import Exec, ExecTable
 from enclave_cc.enclave.boot.launch import Launch
 from enclave_cc.enclave.boot.process import Child, start_workload
-from enclave_cc.enclave.boot.signals import SignalPipe
+from enclave_cc.enclave.boot.signals import ENDING, SignalPipe
 from enclave_cc.enclave.boot.status import StatusBoard
 from enclave_cc.errors import EnclaveCcError, EnvironmentFault, UsageError
 from enclave_cc.wire.control import message
@@ -67,9 +67,11 @@ class Supervisor:
     def run(self) -> int:
         """Boot init's exit code; the status has been written. Raises coded errors of the start only."""
         self._signals.interrupting = False
+        self._signals.receive()  # what came before there was a workload is not for it
         self._watch(self._signals.fileno(), self._on_signals)
         self._watch(self._listener.fileno(), self._on_connection)
         self._start()
+        self._reap()
         try:
             while self._exit_code is None:
                 self._turn()
@@ -150,10 +152,7 @@ class Supervisor:
         self._kill_workload()
 
     def _kill_workload(self) -> None:
-        # Its death is that of its PID namespace: every exec goes with it.
-        if self._workload is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._workload.pid, signal.SIGKILL)
+        self._kill(signal.SIGKILL)  # its death is that of its PID namespace: every exec goes with it
 
     # signals and children
 
@@ -161,9 +160,10 @@ class Supervisor:
         for number in self._signals.receive():
             if number == signal.SIGCHLD:
                 self._reap()
-            elif self._workload is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(self._workload.pid, number)
+            elif self._board.status.state is State.RUNNING:
+                self._kill(number)
+            elif number in ENDING:  # the child would not heed it: PID 1 ignores what it has no handler for
+                self._fail(EnvironmentFault("app-died", f"signal {number} ended it before the workload ran"), 128 + number)
 
     def _reap(self) -> None:
         while True:
