@@ -60,10 +60,18 @@ class HttpsClient:
 
     `certificate_pem` pins the server: its own certificate, or the CA that signed it. With its own certificate the host
     name need not match, because the certificate itself is the identity. Without one the system's CAs decide.
-    `deadline` is the longest that one request may take as a whole, in seconds.
+    `deadline` is the longest that one request may take as a whole, in seconds. With `keep_alive`, `close` when done.
     """
 
-    def __init__(self, base_url: str, *, certificate_pem: str | None, deadline: float, codes: Codes | None = None) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        certificate_pem: str | None,
+        deadline: float,
+        codes: Codes | None = None,
+        keep_alive: bool = True,
+    ) -> None:
         parts = urlsplit(base_url)
         if parts.scheme != "https" or not parts.hostname or parts.query or parts.fragment or parts.username:
             raise UsageError("bad-config", f"{foreign(base_url)!r} is not an https URL")
@@ -74,6 +82,7 @@ class HttpsClient:
         self._pins = _read_pins(certificate_pem) if certificate_pem is not None else frozenset()
         self._strict = _make_context(certificate_pem, check_hostname=True)
         self._relaxed = _make_context(certificate_pem, check_hostname=False) if self._pins else None
+        self._idle_limit = _IDLE_LIMIT if keep_alive else 0
         self._lock = threading.Lock()
         self._idle: list[http.client.HTTPConnection] = []
 
@@ -195,7 +204,7 @@ class HttpsClient:
         finally:
             if keep:
                 with self._lock:
-                    keep = len(self._idle) < _IDLE_LIMIT
+                    keep = len(self._idle) < self._idle_limit
                     if keep:
                         self._idle.append(connection)
             if not keep:

@@ -21,7 +21,7 @@ from enclave_cc.owner.kbs.evidence import EvidenceVerifier, VerifiedEvidence
 from enclave_cc.owner.kbs.policies import PolicyStore
 from enclave_cc.owner.kbs.sessions import Session, SessionStore
 from enclave_cc.owner.kbs.tokens import TokenIssuer
-from enclave_cc.owner.policy import appraisal, defaults, release
+from enclave_cc.owner.policy import appraisal, defaults, rego, release
 from enclave_cc.owner.policy.reasons import Reason
 from enclave_cc.owner.reference.values import ReferenceSource
 from enclave_cc.owner.resources.store import ResourceStore
@@ -51,6 +51,11 @@ class KeyBroker:
     resources: ResourceStore
     decisions: DecisionLog
     now: Callable[[], float] = time.time
+
+    def warm_up(self) -> None:
+        """Compiles the active policies in this thread, so that the first attester does not wait for it."""
+        for policy_id, rule in ((defaults.ATTESTATION_ID, appraisal.TRUST_CLAIMS), (defaults.RELEASE_ID, release.ALLOW)):
+            rego.evaluate(self.policies.get(policy_id), (rule,), {})
 
     def auth(self, body: bytes) -> Session:
         """Opens a session. Raises `PeerError("malformed" | "kbs-protocol")`, `Denied` for a TEE not accepted here."""

@@ -32,7 +32,7 @@ class AdminClient:
 
     def __init__(self, url: str, *, certificate_pem: str, key: SigningKey, role: str = "admin", deadline: float = DEADLINE) -> None:
         self.url = url
-        self._http = HttpsClient(url, certificate_pem=certificate_pem, deadline=deadline)
+        self._http = HttpsClient(url, certificate_pem=certificate_pem, deadline=deadline, keep_alive=False)
         self._key = key
         self._role = role
 

@@ -66,6 +66,7 @@ class KbsServer:
         except OSError as error:
             await self._runner.cleanup()
             raise EnvironmentFault("environment", f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+        await loop.run_in_executor(self._pool, self.routes.broker.warm_up)
         bound = self._server.sockets[0].getsockname()
         shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
         self.url = f"https://{shown}:{bound[1]}"

@@ -79,12 +79,11 @@ def evaluate(
 
 def _evaluate_rule(engine: Any, policy: Policy, rule: str) -> Any:
     try:
-        return engine.eval_rule(rule)
+        # A query, because asking for a rule that a policy does not have would be an error.
+        found = engine.eval_query(rule)["result"]
     except RuntimeError as error:
-        text = _cut_trace(error)
-        if "not a valid rule path" in text:
-            return None
-        raise UsageError("policy-invalid", f"policy {policy.id} does not evaluate: {text}") from error
+        raise UsageError("policy-invalid", f"policy {policy.id} does not evaluate: {_cut_trace(error)}") from error
+    return found[0]["expressions"][0]["value"] if found else None
 
 
 class _State(threading.local):
