@@ -76,7 +76,6 @@ def main() -> int:
             server = os.fork()
             if server == 0:
                 os.execvp("sleep", ["sleep", "1000"])
-            (Path(plan["directory"]) / "server.pid").write_text(str(server))
         return Supervisor(
             launch,
             root,
