@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import stat
 import time
 from collections.abc import MutableMapping
@@ -92,7 +91,7 @@ def load_cache(path: Path) -> dict[str, str]:
 
 def save_cache(path: Path, cache: MutableMapping[str, str]) -> None:
     """Saves the cache whole or not at all; a failure costs time at the next start, nothing else."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    partial = path.with_name(f".{path.name}.{os.urandom(4).hex()}.partial")
     try:
         partial.write_text(json.dumps(dict(cache)))
         partial.replace(path)

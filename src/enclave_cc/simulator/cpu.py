@@ -6,7 +6,7 @@ that the instruction makes a key depend on; how the hardware packs that is not o
 
 from __future__ import annotations
 
-import secrets
+import os
 import struct
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -36,7 +36,7 @@ class SoftwareCpu:
 
     def __init__(self, platform: Platform) -> None:
         self.platform = platform
-        self._report_key_id = secrets.token_bytes(32)  # CR_REPORT_KEYID: drawn at reset
+        self._report_key_id = os.urandom(32)  # CR_REPORT_KEYID: drawn at reset
 
     def launch(
         self,

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from enclave_cc.crypto.secret import Secret
 from enclave_cc.errors import EnvironmentFault, UsageError
-from enclave_cc.wire.sgx.collateral import Collateral
+
+if TYPE_CHECKING:
+    from enclave_cc.wire.sgx.collateral import Collateral
 
 _VERSION = 1
 _SECRET_SIZE = 16
@@ -50,6 +51,8 @@ class Platform:
     @classmethod
     def create(cls, directory: Path) -> Platform:
         """Makes a platform with fresh keys. Raises `UsageError("already-exists")`, `EnvironmentFault("environment")`."""
+        import shutil
+
         from enclave_cc.simulator import pki  # X.509 takes 40 ms to import, and only creation and collateral need it
 
         if (directory / "platform.json").exists():
@@ -59,19 +62,19 @@ class Platform:
             "note": "simulated SGX platform, NOT Intel: it protects nothing from root of this machine",
             "fmspc": FMSPC.hex(),
             "pce_id": bytes(2).hex(),
-            "ppid": secrets.token_hex(16),
-            "platform_instance_id": secrets.token_hex(16),
-            "qe_id": secrets.token_hex(16),
+            "ppid": os.urandom(16).hex(),
+            "platform_instance_id": os.urandom(16).hex(),
+            "qe_id": os.urandom(16).hex(),
             "cpu_svn": CPU_SVN.hex(),
             "pce_svn": PCE_SVN,
             "qe_isv_svn": QE_ISV_SVN,
         }
-        partial = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}.partial")
+        partial = directory.with_name(f".{directory.name}.{os.urandom(4).hex()}.partial")
         try:
             directory.parent.mkdir(parents=True, exist_ok=True)
             partial.mkdir(mode=0o700)
             write_private(partial / "platform.json", json.dumps(described, indent=2).encode("ascii") + b"\n")
-            write_private(partial / "cpu.key", secrets.token_bytes(3 * _SECRET_SIZE))
+            write_private(partial / "cpu.key", os.urandom(3 * _SECRET_SIZE))
             pki.create(cls.load(partial))
             if directory.exists():
                 directory.rmdir()  # an empty one, made by an installer

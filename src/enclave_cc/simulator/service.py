@@ -15,14 +15,17 @@ import struct
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from enclave_cc.errors import EnclaveCcError, PeerError
 from enclave_cc.simulator.cpu import SimulatedEnclave, SoftwareCpu
 from enclave_cc.simulator.listener import listen
-from enclave_cc.simulator.quoting import QuotingEnclave
 from enclave_cc.wire.sgx import cpu_socket
 from enclave_cc.wire.sgx.cpu_socket import EreportRequest, Op
 from enclave_cc.wire.sgx.report import KeyRequest, Report
+
+if TYPE_CHECKING:
+    from enclave_cc.simulator.quoting import QuotingEnclave
 
 _UCRED = struct.Struct("3i")
 _SO_PEERPIDFD = 77  # since Linux 6.5; Python 3.11 has no name for it
@@ -147,6 +150,8 @@ class CpuService:
     def _quoting_enclave(self) -> QuotingEnclave:
         with self._quoting_lock:  # made at first use: most app enclaves never ask for a quote
             if self._quoting is None:
+                from enclave_cc.simulator.quoting import QuotingEnclave
+
                 self._quoting = QuotingEnclave(self._cpu.platform)
             return self._quoting
 
