@@ -39,6 +39,8 @@ Address = str | tuple[str, int]
 _CHUNK = 1 << 16
 # A worker that had nothing to do for so long ends; the next request starts another.
 _WORKER_IDLE = 10.0
+# poll(2) counts milliseconds in an int: no single wait can be longer than 24 days.
+_LONGEST_WAIT = 20 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +208,7 @@ def _left(ends: float | None) -> float | None:
     left = ends - time.monotonic()
     if left <= 0:
         raise _too_late("the call")
-    return left
+    return min(left, _LONGEST_WAIT)
 
 
 def _too_late(what: str) -> PeerError:
@@ -278,6 +280,10 @@ class Server:
             raise EnvironmentFault("environment", f"cannot listen on {_name(self._requested)}: {error.strerror}") from error
         self._listener = listener
         threading.Thread(target=self._accept, name="ttrpc-accept", daemon=True).start()
+
+    def drain(self, timeout: float) -> bool:
+        """Waits until no call is in flight, at most `timeout` seconds; False when some still are."""
+        return self._workers.wait_idle(timeout)
 
     def close(self) -> None:
         """Stops listening and closes every connection. Handlers that run are not waited for."""
@@ -455,7 +461,7 @@ def _wait(sock: socket.socket, event: int, ends: float | None) -> None:
     if descriptor < 0:
         raise OSError("closed")
     poll.register(descriptor, event)
-    left = None if ends is None else max(0.0, ends - time.monotonic()) * 1000
+    left = None if ends is None else min(max(0.0, ends - time.monotonic()), _LONGEST_WAIT) * 1000
     if not poll.poll(left):
         raise TimeoutError
 
@@ -466,6 +472,7 @@ class _Workers:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._lock = threading.Lock()
+        self._finished = threading.Condition(self._lock)
         self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._threads = 0
         self._promised = 0  # work given and not finished: above `_threads`, another thread is needed
@@ -495,6 +502,10 @@ class _Workers:
                     return False
         return True
 
+    def wait_idle(self, timeout: float) -> bool:
+        with self._lock:
+            return self._finished.wait_for(lambda: self._promised == 0, timeout)
+
     def close(self) -> None:
         with self._lock:
             threads = self._threads
@@ -521,6 +532,7 @@ class _Workers:
             finally:
                 with self._lock:
                     self._promised -= 1
+                    self._finished.notify_all()
 
 
 def _remove_stale(path: str) -> None:

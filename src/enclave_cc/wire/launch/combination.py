@@ -88,7 +88,7 @@ def combine(
     # 5
     for volume in overrides.volumes:
         if not allowed.allows("volumes", volume.destination):
-            _deny(f"no host volume is to be mounted at {volume.destination}", f"volumes:{volume.destination}", name)
+            _deny(f"no host volume is to be mounted at {foreign(volume.destination)}", "volumes", name)
     return LaunchStatement(
         image=image,
         manifest_digest=manifest_digest,
@@ -131,7 +131,7 @@ def _merge_env(config: ImageSettings, overrides: Overrides, allowed: Permissions
     merged.update(_split(config.env))
     for key, value in _split(overrides.env):
         if merged.get(key) != value and not allowed.allows("env", key):
-            _deny(f"the variable {foreign(key)} is not to be set", f"env:{foreign(key)}", name)
+            _deny(f"the variable {foreign(key)} is not to be set", "env", name)
         merged[key] = value
     return tuple(f"{key}={value}" for key, value in merged.items())
 

@@ -11,7 +11,7 @@ from enclave_cc.wire.launch.members import Members
 from enclave_cc.wire.launch.mounts import check_path
 
 VERSION = 1
-WORDS = frozenset({"all", "command", "env", "volumes", "exec", "user", "workdir"})
+WORDS = frozenset({"command", "env", "volumes", "exec", "user", "workdir"})
 
 
 def check_word(word: str) -> str:
@@ -43,8 +43,8 @@ class Permissions:
             check_word(word)
 
     def allows(self, kind: str, value: str | None = None) -> bool:
-        """Whether `all`, `kind` or `kind:value` is among the words."""
-        return "all" in self.words or kind in self.words or (value is not None and f"{kind}:{value}" in self.words)
+        """Whether `kind` or `kind:value` is among the words."""
+        return kind in self.words or (value is not None and f"{kind}:{value}" in self.words)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,78 @@
+"""Makes the pod's state in a thread, while the socket listens already.
+
+The imports (TLS, decryption, decompression), the platform, the KBS handshake: a second on a cold node. The host finds
+the agent listening after tens of milliseconds; a call that needs what is not there yet waits for just that, and a
+start that failed is the answer to every call, with its own code, instead of a process that is gone.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from enclave_cc.enclave.agent import log
+from enclave_cc.errors import EnclaveCcError, EnvironmentFault, PeerError
+
+if TYPE_CHECKING:
+    from enclave_cc.enclave.agent.pod import Pod
+
+
+class Startup:
+    """`make` gives the pod; `warm(pod)` is what is done ahead of the first pull, and may fail."""
+
+    def __init__(self, make: Callable[[], Pod], warm: Callable[[Pod], bool]) -> None:
+        self._make, self._warm = make, warm
+        self._done = threading.Event()
+        self._pod: Pod | None = None
+        self._error: EnclaveCcError | None = None
+        self._attested = False
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="startup", daemon=True).start()
+
+    @property
+    def attested(self) -> bool:
+        """Whether a KBS has accepted this enclave."""
+        return self._attested
+
+    @property
+    def finished(self) -> Pod | None:
+        """The pod if it is there, without waiting."""
+        return self._pod
+
+    def wait(self, deadline: float | None) -> Pod:
+        """The pod. `deadline` is on the monotonic clock. Raises why the start failed, or `PeerError("deadline")`."""
+        if not self._done.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
+            raise PeerError("deadline", "the agent enclave did not start in time")
+        if self._error is not None:
+            raise self._error.with_traceback(None)  # one instance for many threads
+        if self._pod is None:
+            raise EnvironmentFault("internal", "the agent enclave has no state")
+        return self._pod
+
+    def _run(self) -> None:
+        started = time.monotonic()
+        try:
+            pod = self._pod = self._make()
+        except EnclaveCcError as error:
+            self._error = error
+        except Exception as bug:  # noqa: BLE001 - it must become the answer to the calls that wait
+            place = bug.__traceback__
+            while place is not None and place.tb_next is not None:
+                place = place.tb_next
+            where = "?" if place is None else f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}"
+            self._error = EnvironmentFault("internal", f"the agent enclave did not start: {type(bug).__name__} at {where}")
+        self._done.set()
+        if self._error is not None:
+            log.write("error", f"start failed: {self._error}")
+            return
+        log.write("info", "ready", seconds=round(time.monotonic() - started, 3))
+        try:
+            self._attested = self._warm(pod)
+        except EnclaveCcError as error:
+            # The pull will meet it again and report it; here it only costs the head start.
+            log.write("warning", f"not attested yet: {error}")
+        else:
+            log.write("info", "attested", seconds=round(time.monotonic() - started, 3))
