@@ -40,7 +40,7 @@ ENVIRONMENTS = {"agent": {**ENVIRONMENT, "MALLOC_ARENA_MAX": "2"}, "app": ENVIRO
 
 _MOUNT_POINTS = {
     "agent": ("/proc", "/dev", "/sys", "/run/enclave-cc", "/var/lib/enclave-cc/cache", "/tmp"),  # noqa: S108 - paths of the enclave
-    "app": ("/proc", "/dev", "/sys", "/run", "/var/lib/enclave-cc/cache", "/tmp", "/mnt"),  # noqa: S108
+    "app": ("/proc", "/dev", "/sys", "/run", "/var/lib/enclave-cc/cache/blobs", "/tmp", "/mnt"),  # noqa: S108
 }
 _SIGSTRUCT_DATE = 20250101  # fixed: the day of a build must not change its bytes
 _CA_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
