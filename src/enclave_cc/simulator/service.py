@@ -107,8 +107,10 @@ class CpuService:
                     answer = cpu_socket.encode_answer(self._execute(enclave, op, request))
                 except EnclaveCcError as error:
                     self._log(f"the simulated CPU refused: {error.code}: {error.what}")
-                    answer = cpu_socket.encode_refusal(error.code, error.what)
-                connection.sendall(answer)
+                    connection.sendall(cpu_socket.encode_refusal(error.code, error.what))
+                    _drain(connection)
+                else:
+                    connection.sendall(answer)
         except OSError as error:
             self._log(f"a peer of the simulated CPU went away: {error}")
         finally:
@@ -161,6 +163,14 @@ def _open_peer(connection: socket.socket, pid: int) -> int:
         return connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
     except OSError:
         return os.pidfd_open(pid)  # older kernel: a pid reused before this call goes unseen
+
+
+def _drain(connection: socket.socket) -> None:
+    """Takes what the peer still sends: closing over unread bytes would reset the connection and lose the refusal."""
+    connection.shutdown(socket.SHUT_WR)
+    left = cpu_socket.BODY_LIMIT
+    while left > 0 and (part := connection.recv(left)):
+        left -= len(part)
 
 
 def _receive(connection: socket.socket, size: int) -> bytes:
