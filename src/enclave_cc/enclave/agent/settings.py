@@ -5,11 +5,13 @@ Nothing here is the host's to choose: the file is part of the measurement, the U
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 from enclave_cc.errors import EnvironmentFault, PeerError, UsageError
-from enclave_cc.wire.sgx.identity import EnclaveIdentity
+
+if TYPE_CHECKING:
+    from enclave_cc.wire.sgx.identity import EnclaveIdentity
 
 SETTINGS = "/etc/enclave-cc/agent.toml"
 APP_IDENTITY = "/etc/enclave-cc/app-identity.json"
@@ -56,6 +58,8 @@ class Settings:
 
 def load_settings(path: str = SETTINGS) -> Settings:
     """Raises `UsageError("bad-config")` for what is not documented, `EnvironmentFault("environment")` when unreadable."""
+    import tomllib  # this and the next deferred import: not before the socket listens
+
     try:
         document = tomllib.loads(read_file(path, _SIZE_LIMIT).decode())
     except ValueError as error:  # UnicodeDecodeError and TOMLDecodeError are
@@ -68,6 +72,8 @@ def load_settings(path: str = SETTINGS) -> Settings:
 
 def load_app_identity(path: str = APP_IDENTITY) -> EnclaveIdentity:
     """To which app enclaves keys may go. Raises `UsageError("bad-config")`, `EnvironmentFault("environment")`."""
+    from enclave_cc.wire.sgx.identity import EnclaveIdentity
+
     try:
         return EnclaveIdentity.parse(read_file(path, _SIZE_LIMIT))
     except PeerError as error:

@@ -32,14 +32,14 @@ class Kinds:
     real: float = codec.double(6)
     text: str = codec.string(7)
     raw: bytes = codec.bytestring(8)
-    leaf: Leaf | None = codec.message(9, Leaf)
+    leaf: Leaf | None = codec.message(9, Leaf)  # noqa: RUF009
     i32s: tuple[int, ...] = codec.int32(11, repeated=True)
     u64s: tuple[int, ...] = codec.uint64(12, repeated=True)
     reals: tuple[float, ...] = codec.double(13, repeated=True)
     texts: tuple[str, ...] = codec.string(14, repeated=True)
     raws: tuple[bytes, ...] = codec.bytestring(15, repeated=True)
     leaves: tuple[Leaf, ...] = codec.message(16, Leaf, repeated=True)
-    labels: dict[str, str] = codec.string_map(17)
+    labels: dict[str, str] = codec.string_map(17)  # noqa: RUF009
     unpacked: tuple[int, ...] = codec.int64(18, repeated=True)
 
 
