@@ -41,7 +41,9 @@ executables := 3 if {
 # {"mr_signer": hex, "isv_prod_id": number, "min_isv_svn": number}.
 else := 3 if {
 	input.sgx
-	some accepted in query_reference_value("sgx_mr_signer")
+	signers := query_reference_value("sgx_mr_signer")
+	is_array(signers) # null has no members, and asking for one is an error
+	some accepted in signers
 	input.sgx.body.mr_signer == accepted.mr_signer
 	number_of(input.sgx.body.isv_prod_id) == accepted.isv_prod_id
 	number_of(input.sgx.body.isv_svn) >= accepted.min_isv_svn
