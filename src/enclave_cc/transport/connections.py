@@ -116,6 +116,11 @@ class Response(AbstractContextManager["Response"]):
             raise EnvironmentFault(self._pool.unreachable, f"{self._kept.endpoint} broke off its answer")
         return data
 
+    def skim(self, limit: int) -> bytes:
+        """At most `limit` bytes of a body that matters for messages only; a longer one costs the connection."""
+        with self._pool.translate(self._kept.endpoint):
+            return self._raw.read(limit)
+
     def read_chunk(self, idle: float) -> bytes:
         """The next up to 256 KiB, empty at the end or where the connection broke; waits at most `idle` seconds."""
         self._kept.timer.until = time.monotonic() + idle

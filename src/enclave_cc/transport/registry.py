@@ -97,7 +97,7 @@ class Registry:
         """The digest under a tag as the registry states it (HEAD), or None. Not checked against any bytes."""
         path = f"/v2/{repository}/manifests/{target}"
         with self._send("HEAD", path, repository, headers={"Accept": _ACCEPT}) as response:
-            response.read(_ERROR_LIMIT)
+            response.skim(_ERROR_LIMIT)
             if response.status == 404:
                 return None
             self._expect(response, 200, f"{repository}:{target}")
@@ -108,7 +108,7 @@ class Registry:
         """Whether the registry says it has the blob."""
         path = f"/v2/{repository}/blobs/{digest}"
         with self._send("HEAD", path, repository, follow=True) as response:
-            response.read(_ERROR_LIMIT)
+            response.skim(_ERROR_LIMIT)
             if response.status == 404:
                 return False
             self._expect(response, 200, f"{repository}@{digest}")
@@ -205,7 +205,7 @@ class Registry:
         query = "?" + urlencode({"mount": digest, "from": mount_from}) if mount_from else ""
         with self._send("POST", f"/v2/{repository}/blobs/uploads/{query}", repository, push=True, body=Body.of(b"")) as response:
             self._expect(response, 202 if response.status != 201 else 201, repository)
-            response.read(_ERROR_LIMIT)
+            response.skim(_ERROR_LIMIT)
             if response.status == 201:
                 return
             location = response.header("Location")
@@ -216,7 +216,7 @@ class Registry:
         headers = {"Content-Type": "application/octet-stream"}
         with self._send("PUT", path, repository, headers=headers, push=True, body=body, endpoint=endpoint) as response:
             self._expect(response, 201, repository)
-            response.read(_ERROR_LIMIT)
+            response.skim(_ERROR_LIMIT)
 
     def push_manifest(self, repository: str, target: str, data: bytes, media_type: str) -> Digest:
         """Stores a manifest under a tag or digest; returns its digest."""
@@ -224,7 +224,7 @@ class Registry:
         path = f"/v2/{repository}/manifests/{target}"
         with self._send("PUT", path, repository, headers=headers, push=True, body=Body.of(data)) as response:
             self._expect(response, 201, repository)
-            response.read(_ERROR_LIMIT)
+            response.skim(_ERROR_LIMIT)
         return Digest.of(data)
 
     # requests
@@ -254,7 +254,7 @@ class Registry:
             response = self._pool.request(endpoint, method, path, complete, body, timeout=self._deadline)
             if response.status == 401 and ours and denials < 2:
                 with response:
-                    response.read(_ERROR_LIMIT)
+                    response.skim(_ERROR_LIMIT)
                     challenge = response.header("WWW-Authenticate")
                 if not challenge:
                     raise PeerError("registry-denied", f"{self.host} denies {repository} and does not say what it wants")
@@ -262,13 +262,13 @@ class Registry:
                 answered = self._authorizer.answer(challenge, scope, used)
             elif response.status in {301, 302, 303, 307, 308} and follow and redirects < _REDIRECTS:
                 with response:
-                    response.read(_ERROR_LIMIT)
+                    response.skim(_ERROR_LIMIT)
                     location = response.header("Location") or ""
                 redirects += 1
                 endpoint, path = self._resolve(endpoint, path, location)
             elif response.status in _BUSY and retries < _RETRIES:
                 with response:
-                    response.read(_ERROR_LIMIT)
+                    response.skim(_ERROR_LIMIT)
                 retries += 1
                 self._pause(retries, None)
             else:
@@ -295,7 +295,7 @@ class Registry:
         """Raises the error that any other status means, with the registry's own first words."""
         if response.status == status:
             return
-        said = _first_error(response.read(_ERROR_LIMIT))
+        said = _first_error(response.skim(_ERROR_LIMIT))
         if response.status in {401, 403}:
             raise PeerError("registry-denied", f"{self.host} denies {what}{said}")
         if response.status == 404:
