@@ -139,7 +139,8 @@ def enclave(machine: SimulatedMachine) -> EnclavePlatform:
 
 @pytest.fixture
 def platform_of(machine: SimulatedMachine) -> Callable[..., EnclavePlatform]:
-    return lambda **members: EnclavePlatform(machine, make_identity(**members))
+    """Another enclave: `on` another machine, or with other members of its identity."""
+    return lambda on=machine, **members: EnclavePlatform(on, make_identity(**members))
 
 
 def make_kbs(base: Path, machine: SimulatedMachine) -> Kbs:
