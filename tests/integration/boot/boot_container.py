@@ -43,6 +43,7 @@ class Container:
             with contextlib.suppress(FileNotFoundError):
                 if self.status.state in states:
                     return self.status
+            assert self.process.poll() is None, self.process.communicate()
             time.sleep(0.005)
         raise AssertionError(f"never {states}: {self.log}")
 
