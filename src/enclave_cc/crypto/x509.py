@@ -6,6 +6,7 @@ Heavy to import (40 ms), so callers on a start-up path defer it.
 from __future__ import annotations
 
 import datetime
+import warnings
 from dataclasses import dataclass
 
 from cryptography import x509
@@ -18,6 +19,21 @@ from enclave_cc.errors import PeerError
 
 CERTIFICATE_LIMIT = 64 << 10
 CRL_LIMIT = 16 << 20
+
+# A name that breaks RFC 5280 makes `cryptography` warn and go on. We refuse it: such a certificate is nobody's honest
+# work, and a peer shall not write to our stderr.
+warnings.filterwarnings("error", message="Attribute's length must be", category=UserWarning)
+
+# What `cryptography` raises for bytes that are no certificate or CRL; not all of them are ValueErrors.
+_UNREADABLE = (
+    ValueError,
+    UserWarning,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +71,7 @@ class Certificate:
                 authority=bool(constraints and constraints[0].ca),
                 parsed=parsed,
             )
-        except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+        except _UNREADABLE as error:
             raise PeerError("malformed", "a certificate cannot be read") from error
 
     def check_issued_by(self, issuer: Certificate, at: int, *, code: str) -> Certificate:
@@ -71,7 +87,7 @@ class Certificate:
         # 2
         try:
             self.parsed.verify_directly_issued_by(issuer.parsed)
-        except (ValueError, TypeError, InvalidSignature) as error:
+        except (*_UNREADABLE, InvalidSignature) as error:
             raise PeerError(code, f"the certificate of {self.common_name!r} is not issued by {issuer.common_name!r}") from error
         # 3
         for certificate in (issuer, self):
@@ -101,7 +117,7 @@ class RevocationList:
             if parsed.next_update_utc is None:
                 raise PeerError("malformed", "a CRL does not say when it expires")
             return cls(_seconds(parsed.last_update_utc), _seconds(parsed.next_update_utc), parsed)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        except _UNREADABLE as error:
             raise PeerError("malformed", "a CRL cannot be read") from error
 
     def check_issued_by(self, issuer: Certificate, at: int, *, code: str) -> RevocationList:
@@ -112,8 +128,8 @@ class RevocationList:
         """
         # 1
         try:
-            valid = self.parsed.issuer == issuer.parsed.subject and self.parsed.is_signature_valid(_public_key(issuer))
-        except (ValueError, TypeError, UnsupportedAlgorithm):
+            valid = self.parsed.is_signature_valid(_public_key(issuer)) and self.parsed.issuer == issuer.parsed.subject
+        except _UNREADABLE:
             valid = False
         if not valid:
             raise PeerError(code, f"the CRL is not issued by {issuer.common_name!r}")

@@ -6,7 +6,6 @@ quote is at fault, and so that no single implementation stands between a forged 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from enclave_cc.crypto import ecdsa
@@ -33,16 +32,18 @@ def verify_collateral(
 ) -> VerifiedCollateral:
     """`collateral`'s parts. Raises `PeerError`: "malformed", or "collateral-refused".
 
-    1. the root's own CRL is by the root, and valid
+    1. all issuer chains end in the root; the root's own CRL is by it, and valid
     2. the PCK CA is issued by the root and not revoked; the PCK CRL is by it, and valid
     3. TCB info: signer issued by the root and not revoked, signature, of SGX v3, valid, for this platform
     4. QE identity: the same for its signer and signature, of SGX's quoting enclave v2, valid
     """
     # 1
+    _check_chain(collateral.pck_crl_issuer_chain, root, "PCK CRL")
+    tcb_info_signer = _check_chain(collateral.tcb_info_issuer_chain, root, "TCB info")
+    qe_identity_signer = _check_chain(collateral.qe_identity_issuer_chain, root, "QE identity")
     root.check_valid(at, code=_REFUSED)
     root_crl = RevocationList.parse(collateral.root_ca_crl).check_issued_by(root, at, code=_REFUSED)
-    # 2
-    _check_chain(collateral.pck_crl_issuer_chain, root, "PCK CRL")
+    # 2 - by the CA that the quote names, not by whatever CA the collateral brings along
     pck_ca.check_issued_by(root, at, code=_REFUSED)
     if root_crl.names(pck_ca):
         raise PeerError(_REFUSED, "the PCK CA's certificate is revoked")
@@ -51,7 +52,7 @@ def verify_collateral(
     _check_signed(
         collateral.tcb_info,
         collateral.tcb_info_signature,
-        _check_chain(collateral.tcb_info_issuer_chain, root, "TCB info"),
+        tcb_info_signer,
         root,
         root_crl,
         at,
@@ -65,7 +66,7 @@ def verify_collateral(
     _check_signed(
         collateral.qe_identity,
         collateral.qe_identity_signature,
-        _check_chain(collateral.qe_identity_issuer_chain, root, "QE identity"),
+        qe_identity_signer,
         root,
         root_crl,
         at,
@@ -76,17 +77,18 @@ def verify_collateral(
     return VerifiedCollateral(root_crl, pck_crl, tcb_info, qe_identity)
 
 
-def _check_chain(pem: str, root: Certificate, name: str) -> Sequence[bytes]:
+def _check_chain(pem: str, root: Certificate, name: str) -> bytes:
+    """DER of the chain's leaf."""
     chain = parse_pem_certificates(pem.encode("utf-8", "replace").replace(b"\r\n", b"\n").strip())
     if len(chain) != 2 or chain[1] != root.der:
         raise PeerError(_REFUSED, f"the {name}'s issuer chain does not end in the quote's root")
-    return chain
+    return chain[0]
 
 
 def _check_signed(
-    text: str, signature: bytes, chain: Sequence[bytes], root: Certificate, root_crl: RevocationList, at: int, name: str
+    text: str, signature: bytes, leaf: bytes, root: Certificate, root_crl: RevocationList, at: int, name: str
 ) -> None:
-    signer = Certificate.parse(chain[0]).check_issued_by(root, at, code=_REFUSED)
+    signer = Certificate.parse(leaf).check_issued_by(root, at, code=_REFUSED)
     if root_crl.names(signer):
         raise PeerError(_REFUSED, f"the certificate of the {name}'s signer is revoked")
     ecdsa.verify(
