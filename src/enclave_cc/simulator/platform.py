@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from enclave_cc.crypto.secret import Secret
-from enclave_cc.errors import EnvironmentFault, UsageError
+from enclave_cc.errors import EnclaveCcError, EnvironmentFault, UsageError
 
 if TYPE_CHECKING:
     from enclave_cc.wire.sgx.collateral import Collateral
@@ -83,6 +83,17 @@ class Platform:
             raise EnvironmentFault("environment", f"cannot make a simulated platform in {directory}: {error.strerror}") from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+        return cls.load(directory)
+
+    @classmethod
+    def ensure(cls, directory: Path) -> Platform:
+        """The platform in the directory, made when there is none; safe when several do it at once. Raises as both."""
+        if not (directory / "platform.json").exists():
+            try:
+                return cls.create(directory)
+            except EnclaveCcError:
+                if not (directory / "platform.json").exists():
+                    raise  # else somebody else was first
         return cls.load(directory)
 
     @classmethod

@@ -13,6 +13,7 @@ import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,16 +100,17 @@ class CpuService:
     def _serve(self, connection: socket.socket) -> None:
         try:
             with connection:
+                end = time.monotonic() + self._deadline
                 connection.settimeout(self._deadline)
                 try:
                     enclave = self._identify_peer(connection)
-                    op, size = cpu_socket.parse_request_header(_receive(connection, cpu_socket.HEADER_SIZE))
-                    request = cpu_socket.parse_request_body(op, _receive(connection, size))
+                    op, size = cpu_socket.parse_request_header(_receive(connection, cpu_socket.HEADER_SIZE, end))
+                    request = cpu_socket.parse_request_body(op, _receive(connection, size, end))
                     answer = cpu_socket.encode_answer(self._execute(enclave, op, request))
                 except EnclaveCcError as error:
                     self._log(f"the simulated CPU refused: {error.code}: {error.what}")
                     connection.sendall(cpu_socket.encode_refusal(error.code, error.what))
-                    _drain(connection)
+                    _drain(connection, end)
                 else:
                     connection.sendall(answer)
         except OSError as error:
@@ -165,19 +167,24 @@ def _open_peer(connection: socket.socket, pid: int) -> int:
         return os.pidfd_open(pid)  # older kernel: a pid reused before this call goes unseen
 
 
-def _drain(connection: socket.socket) -> None:
+def _drain(connection: socket.socket, end: float) -> None:
     """Takes what the peer still sends: closing over unread bytes would reset the connection and lose the refusal."""
     connection.shutdown(socket.SHUT_WR)
     left = cpu_socket.BODY_LIMIT
-    while left > 0 and (part := connection.recv(left)):
+    while left > 0 and (part := _receive_some(connection, left, end)):
         left -= len(part)
 
 
-def _receive(connection: socket.socket, size: int) -> bytes:
+def _receive(connection: socket.socket, size: int, end: float) -> bytes:
     data = bytearray()
     while len(data) < size:
-        part = connection.recv(size - len(data))
+        part = _receive_some(connection, size - len(data), end)
         if not part:
             raise ConnectionError("closed within a request")
         data += part
     return bytes(data)
+
+
+def _receive_some(connection: socket.socket, size: int, end: float) -> bytes:
+    connection.settimeout(max(end - time.monotonic(), 0.001))  # one deadline for all of it: no peer holds us by trickling
+    return connection.recv(size)

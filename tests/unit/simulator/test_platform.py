@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,17 @@ def test_a_platform_is_not_overwritten(machine: Machine) -> None:
     with pytest.raises(UsageError) as caught:
         Platform.create(machine.platform.directory)
     assert caught.value.code == "already-exists"
+
+
+def test_many_at_once_make_one(tmp_path: Path) -> None:
+    made: list[Platform] = []
+    threads = [threading.Thread(target=lambda: made.append(Platform.ensure(tmp_path / "state"))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == [Platform.load(tmp_path / "state")] * 8
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
 
 
 def test_an_empty_directory_may_be_there_before(tmp_path: Path) -> None:

@@ -19,8 +19,10 @@ import pytest
 from enclave_cc.enclave.tee.simulated import SimulatedPlatform
 from enclave_cc.errors import PeerError
 from enclave_cc.simulator.cpu import SimulatedEnclave
+from enclave_cc.simulator.listener import listen
 from enclave_cc.simulator.service import CpuService
 from enclave_cc.wire.sgx.cpu_socket import Op, encode_request, parse_answer_body, parse_answer_header
+from enclave_cc.wire.sgx.report import KeyRequest
 
 if TYPE_CHECKING:
     from conftest import Machine
@@ -57,6 +59,23 @@ def test_each_process_is_its_own_enclave(machine: Machine, path: Path) -> None:
         assert SimulatedPlatform(str(path)).identity == ours.identity
         child = subprocess.run([sys.executable, "-c", CHILD, str(path)], check=True, capture_output=True, text=True, timeout=30)
         assert child.stdout.strip() == theirs.identity.mr_enclave.hex()
+
+
+@pytest.mark.root
+def test_a_process_in_a_pid_namespace_is_known_by_its_pid_outside(machine: Machine, path: Path) -> None:
+    seen: list[list[str]] = []
+
+    def identify(pid: int) -> SimulatedEnclave:
+        status = Path(f"/proc/{pid}/status").read_text()
+        seen.append(next(line for line in status.splitlines() if line.startswith("NSpid:")).split()[1:])
+        return machine.launch()
+
+    with CpuService(machine.cpu, path, identify):
+        command = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c", CHILD, str(path)]
+        subprocess.run(command, check=True, capture_output=True, timeout=30)
+    ((outside, inside),) = seen
+    assert inside == "1"
+    assert outside != "1"
 
 
 def test_a_process_of_no_enclave_gets_nothing(machine: Machine, path: Path) -> None:
@@ -114,6 +133,29 @@ def test_a_peer_that_says_nothing_is_dropped(machine: Machine, path: Path) -> No
             assert silent.recv(1) == b""
             assert time.monotonic() - start < 3
         assert SimulatedPlatform(str(path)).simulated
+
+
+def test_a_peer_that_trickles_is_dropped(machine: Machine, path: Path) -> None:
+    with CpuService(machine.cpu, path, lambda _pid: machine.launch(), deadline=0.4):
+        with socket.socket(socket.AF_UNIX) as slow:
+            slow.settimeout(5)
+            slow.connect(str(path))
+            start = time.monotonic()
+            with pytest.raises((BrokenPipeError, ConnectionResetError)):
+                slow.sendall(encode_request(Op.EGETKEY, KeyRequest(key_name=3))[:5])
+                while time.monotonic() - start < 5:
+                    slow.sendall(b"\0")
+                    time.sleep(0.05)
+            assert time.monotonic() - start < 3
+
+
+def test_a_socket_made_beforehand_is_served(machine: Machine, path: Path) -> None:
+    listener = listen(path)
+    service = CpuService(machine.cpu, path, lambda _pid: machine.launch())
+    service.start(listener)
+    assert SimulatedPlatform(str(path)).simulated
+    service.close()
+    assert not path.exists()
 
 
 def test_closing_removes_the_socket_and_may_be_repeated(machine: Machine, path: Path) -> None:

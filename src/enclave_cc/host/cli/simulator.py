@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     match arguments.action:
         case "init":
             made = not (state / "platform.json").exists()
-            _show(Platform.create(state) if made else Platform.load(state), made, as_json=arguments.json)
+            _show(Platform.ensure(state), made, as_json=arguments.json)
         case "show":
             _show(Platform.load(state), False, as_json=arguments.json)
         case "root":

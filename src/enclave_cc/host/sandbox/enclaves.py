@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import socket
 import threading
-from contextlib import suppress
 from pathlib import Path
 
 from enclave_cc.crypto.rsa3072 import SigningKey
@@ -32,7 +31,7 @@ class SimulatedEnclaves:
         self._measurements = measurements
         self._lock = threading.Lock()
         self._enclaves: dict[str, SimulatedEnclave] = {}
-        self._cpu = SoftwareCpu(_load_platform(state))
+        self._cpu = SoftwareCpu(Platform.ensure(state))
         self._service = CpuService(self._cpu, path, self.identify)
 
     def start(self, listener: socket.socket | None) -> None:
@@ -79,15 +78,6 @@ class SimulatedEnclaves:
 
     def close(self) -> None:
         self._service.close()
-
-
-def _load_platform(state: Path) -> Platform:
-    if not (state.exists() and any(state.iterdir())):
-        state.parent.mkdir(parents=True, exist_ok=True)
-        # another pod may be first
-        with suppress(FileExistsError, EnvironmentFault):
-            return Platform.create(state)
-    return Platform.load(state)
 
 
 def _sign_anew(manifest: bytes, bundle: Bundle) -> bytes:
