@@ -153,6 +153,9 @@ class Registry:
             else:  # a server that knows no ranges sends it all again
                 self._expect(response, 200, f"{repository}@{digest}")
                 at = 0
+            length = response.header("Content-Length")
+            if length is not None and length != str(size - at):
+                raise PeerError("digest-mismatch", f"{self.host} has {foreign(length)} bytes of {digest} where {size - at} belong")
             while chunk := response.read_chunk(self._wait(until)):
                 at += len(chunk)
                 if at > size:
