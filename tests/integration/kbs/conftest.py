@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 import signal
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from enclave_cc.__main__ import main
 from enclave_cc.crypto.secret import Secret
 from enclave_cc.enclave.attest.client import KbsClient
 from enclave_cc.owner.kbs.client import AdminClient
@@ -71,6 +74,19 @@ def make_identity(
     )
 
 
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def _read_back(stream: io.TextIOWrapper) -> str:
+    stream.flush()
+    stream.seek(0)
+    return stream.read()
+
+
 @dataclass
 class Kbs:
     """A KBS of its own directory, as a subprocess."""
@@ -101,11 +117,17 @@ class Kbs:
         self.process.stdout.close()
         return code
 
-    def cli(self, *words: str, text: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [ENCLAVE_CC, *words, "--kbs", str(self.directory)], capture_output=True, text=True, check=False, input=text, timeout=60
-        )
-        assert done.returncode == 0 or not check, done.stderr
+    def cli(self, *words: str, text: str = "", check: bool = True) -> Done:
+        """`enclave-cc WORDS --kbs DIRECTORY`, in this process: starting Python each time would be most of the test."""
+        out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", "surrogateescape") for _ in range(2))
+        stdin, sys.stdin = sys.stdin, io.TextIOWrapper(io.BytesIO(text.encode()))
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                code = main([*words, "--kbs", str(self.directory)])
+        finally:
+            sys.stdin = stdin
+        done = Done(code, *(_read_back(stream) for stream in (out, err)))
+        assert code == 0 or not check, done.stderr
         return done
 
     @property
@@ -162,3 +184,8 @@ def kbs(tmp_path_factory: pytest.TempPathFactory, machine: SimulatedMachine) -> 
     for client in made.clients:
         client.close()
     assert made.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def new_kbs() -> Callable[[Path, SimulatedMachine], Kbs]:
+    return make_kbs

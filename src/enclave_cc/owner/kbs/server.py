@@ -45,6 +45,8 @@ class KbsServer:
     url: str = ""
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_WORKERS, "kbs"))
     _quiet_since: dict[Any, float] = field(default_factory=dict)
+    _running: int = 0
+    _stopping: bool = False
 
     async def start(self, host: str, port: int) -> None:
         """Raises `EnvironmentFault("environment")` when the address is taken or not ours."""
@@ -73,8 +75,15 @@ class KbsServer:
         self._sweeper = loop.create_task(self._sweep())
 
     async def stop(self) -> None:
-        """Takes no new request, lets the running ones end, closes."""
+        """Takes no new connection, lets running requests end, closes.
+
+        aiohttp's own shutdown stops reading at once, which would cut off a body that is still coming in.
+        """
         self._server.close()
+        self._stopping = True
+        end = time.monotonic() + SHUTDOWN_SECONDS
+        while self._running and time.monotonic() < end:
+            await asyncio.sleep(0.02)
         self._sweeper.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._sweeper
@@ -83,14 +92,17 @@ class KbsServer:
 
     async def _handle(self, request: web.Request) -> web.Response:
         self._quiet_since.pop(request.protocol, None)
+        self._running += 1
         try:
             answer = await self._answer(request)
         finally:
+            self._running -= 1
             # From here on the connection is idle again; also while a slow reader takes its answer.
             self._quiet_since[request.protocol] = time.monotonic()
-        return web.Response(
-            status=answer.status, body=answer.body, headers={"Content-Type": answer.content_type, **answer.headers, **_HEADERS}
-        )
+        headers = {"Content-Type": answer.content_type, **answer.headers, **_HEADERS}
+        if self._stopping:
+            headers["Connection"] = "close"
+        return web.Response(status=answer.status, body=answer.body, headers=headers)
 
     async def _answer(self, request: web.Request) -> HttpAnswer:
         try:

@@ -10,6 +10,9 @@ from typing import Any
 from enclave_cc.owner.reference.values import MR_ENCLAVE, MR_SIGNER, ReferenceSource, ReferenceValue
 from enclave_cc.wire.rcar import token
 
+# What the default attestation policy accepts without a reference value.
+DEFAULT_TCB_STATUS = ("UpToDate", "SWHardeningNeeded")
+
 
 @dataclass(frozen=True, slots=True)
 class Reason:
@@ -66,35 +69,48 @@ def explain_submod(name: str, submod: Mapping[str, Any], references: ReferenceSo
 
 
 def _explain_sgx(claim: str, sgx: Mapping[str, Any], references: ReferenceSource) -> tuple[Reason, ...]:
+    """What the default policy would hold against the evidence. Nothing: a policy of the owner's own judged otherwise."""
     body = sgx.get("body", {})
     match claim:
         case "executables":
             return tuple(_explain_measurement(body, references))
         case "hardware":
-            return (
-                Reason(
-                    claim="sgx.tcb_status",
-                    found=sgx.get("tcb_status"),
-                    expected=references.query("sgx_tcb_status") or ["UpToDate", "SWHardeningNeeded"],
-                    nearest={"tcb_date": sgx.get("tcb_date"), "advisory_ids": sgx.get("advisory_ids")},
-                    rule="hardware",
-                    advice="update the platform's microcode, or list this status in the reference value sgx_tcb_status",
-                    code="tcb-refused",
-                ),
-            )
+            accepted = references.query("sgx_tcb_status") or DEFAULT_TCB_STATUS
+            return () if sgx.get("tcb_status") in accepted else (_explain_tcb(sgx, accepted),)
         case "configuration":
-            return (
-                Reason(
-                    claim="sgx.body.attributes.flags",
-                    found=body.get("attributes.flags"),
-                    expected="bit 1 (DEBUG) clear",
-                    rule="configuration",
-                    advice="run a production enclave",
-                    code="debug-enclave",
-                ),
-            )
+            return (_explain_debug(body),) if _is_debug(body) else ()
         case _:
             return ()
+
+
+def _explain_tcb(sgx: Mapping[str, Any], accepted: Any) -> Reason:
+    return Reason(
+        claim="sgx.tcb_status",
+        found=sgx.get("tcb_status"),
+        expected=accepted,
+        nearest={"tcb_date": sgx.get("tcb_date"), "advisory_ids": sgx.get("advisory_ids")},
+        rule="hardware: tcb_status in sgx_tcb_status",
+        advice="update the platform's microcode, or list this status in the reference value sgx_tcb_status",
+        code="tcb-refused",
+    )
+
+
+def _explain_debug(body: Mapping[str, Any]) -> Reason:
+    return Reason(
+        claim="sgx.body.attributes.flags",
+        found=body.get("attributes.flags"),
+        expected="bit 1 (DEBUG) clear",
+        rule="configuration: no debug enclave",
+        advice="run a production enclave",
+        code="debug-enclave",
+    )
+
+
+def _is_debug(body: Mapping[str, Any]) -> bool:
+    try:
+        return bool(int(str(body.get("attributes.flags"))[:2], 16) & 2)
+    except ValueError:
+        return True
 
 
 def _explain_measurement(body: Mapping[str, Any], references: ReferenceSource) -> list[Reason]:
