@@ -114,6 +114,8 @@ class BlobFileSystem:
 
     def _answer(self, request: memoryview, scratch: Scratch) -> bool:
         """Answers one request; False when the kernel says goodbye."""
+        if len(request) < messages.HEADER.size:
+            return True  # no kernel sends this, and there is nobody to answer
         operation: int
         _, operation, unique, node, *_ = messages.HEADER.unpack_from(request)
         body = request[messages.HEADER.size :]
