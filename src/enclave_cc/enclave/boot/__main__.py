@@ -6,12 +6,12 @@ the exit code of `errors.TABLE`; standard output and error belong to the workloa
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from enclave_cc.enclave.boot import handover, launch, log, settings, signals, syscalls
 from enclave_cc.enclave.boot.control import Listener
@@ -19,15 +19,28 @@ from enclave_cc.enclave.boot.init import Supervisor
 from enclave_cc.enclave.boot.mount import KernelMounter
 from enclave_cc.enclave.boot.status import StatusBoard
 from enclave_cc.enclave.tee.open import open_platform
-from enclave_cc.errors import TABLE, EnclaveCcError, EnvironmentFault, foreign
+from enclave_cc.errors import EnclaveCcError, EnvironmentFault, UsageError, foreign
 
 HANDOVER_DEADLINE = 600.0
-_USAGE_EXIT = TABLE["usage"].exit
+_LONGEST_DEADLINE = 86400
+_USAGE = "Usage: python -m enclave_cc.enclave.boot --container ID [--handover-deadline SECONDS]"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Host-authored. `handover_deadline` is in seconds."""
+
+    container: str
+    handover_deadline: float
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Boot init's exit code."""
-    options = _parse(arguments)
+    try:
+        options = _parse(sys.argv[1:] if arguments is None else arguments)
+    except UsageError as misuse:
+        print(f"error {misuse}", file=sys.stderr)
+        return misuse.exit
     _protect()
     stdio = _take_stdio()
     caught = signals.SignalPipe()
@@ -47,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _boot(options: argparse.Namespace, board: StatusBoard, caught: signals.SignalPipe, stdio: Sequence[int]) -> int:
+def _boot(options: Options, board: StatusBoard, caught: signals.SignalPipe, stdio: Sequence[int]) -> int:
     deadline = time.monotonic() + options.handover_deadline
     listener = Listener(settings.CONTROL_SOCKET)
     mounter = KernelMounter(settings.BLOB_DIRECTORY, settings.WORK_DIRECTORY)
@@ -86,14 +99,26 @@ def _boot(options: argparse.Namespace, board: StatusBoard, caught: signals.Signa
         listener.close()
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="enclave_cc.enclave.boot", description="Boot init of an app enclave.", allow_abbrev=False)
-    parser.add_argument("--container", required=True, metavar="ID", help="container id, as the agent knows it")
-    parser.add_argument("--handover-deadline", type=float, default=HANDOVER_DEADLINE, metavar="SECONDS")
-    options = parser.parse_args(arguments)
-    if not 0 < options.handover_deadline <= 86400:
-        parser.exit(_USAGE_EXIT, "error usage: the handover deadline is not between 0 and 86400 seconds.\n")
-    return options
+def _parse(arguments: Sequence[str]) -> Options:
+    """By hand: argparse would take a tenth of the start-up. Raises `UsageError`."""
+    values = dict.fromkeys(("--container", "--handover-deadline"), "")
+    rest = list(arguments)
+    while rest:
+        name, joined, value = rest.pop(0).partition("=")
+        if not joined and rest:
+            value = rest.pop(0)
+        if name not in values or not value:
+            raise UsageError("usage", f"{foreign(name)} is no option of boot init, or has no value", _USAGE)
+        values[name] = value
+    if not values["--container"]:
+        raise UsageError("usage", "no container is named", _USAGE)
+    try:
+        deadline = float(values["--handover-deadline"] or HANDOVER_DEADLINE)
+    except ValueError:
+        deadline = 0.0
+    if not 0 < deadline <= _LONGEST_DEADLINE:
+        raise UsageError("usage", f"the handover deadline is not a number of seconds up to {_LONGEST_DEADLINE}", _USAGE)
+    return Options(values["--container"], deadline)
 
 
 def _protect() -> None:

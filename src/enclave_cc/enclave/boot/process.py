@@ -223,9 +223,15 @@ def _execute(args: tuple[str, ...], environment: dict[str, str]) -> NoReturn:
     raise _ExecFailure(f"{foreign(command)}: {where}", EXIT_NOT_FOUND)
 
 
+class _NoImports:
+    @staticmethod
+    def find_spec(name: str, *_: object) -> NoReturn:
+        raise ModuleNotFoundError(f"{name} would come from the workload's files", name=name)
+
+
 def _forbid_imports() -> None:
     """No module is found any more. After pivot_root or setns the import path would lead into the workload's files."""
-    sys.meta_path.clear()
+    sys.meta_path[:] = [_NoImports]
     sys.path_hooks.clear()
     sys.path.clear()
     sys.path_importer_cache.clear()
