@@ -18,6 +18,7 @@ Errors: a handler's `EnclaveCcError` reaches the caller as a `PeerError` with th
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -37,6 +38,7 @@ from enclave_cc.wire.ttrpc.connection import Connection, Refusal, RequestReceive
 
 Address = str | tuple[str, int]
 _CHUNK = 1 << 16
+_BACKLOG = 128
 # A worker that had nothing to do for so long ends; the next request starts another.
 _WORKER_IDLE = 10.0
 # poll(2) counts milliseconds in an int: no single wait can be longer than 24 days.
@@ -93,18 +95,11 @@ class Client:
         """One unary call; the response's payload. `timeout` also tells the server how long we will wait."""
         limit = self._deadline if timeout is None else timeout
         ends = None if limit is None else time.monotonic() + limit
-        exchange, reused = self._take(ends)
+        exchange = self._take(ends)
         try:
-            try:
-                answer = exchange.call(service, method, request, metadata, ends)
-            except _Gone:
-                # A kept connection that the server closed meanwhile brought nothing of this call to it.
-                if not reused:
-                    raise
-                exchange.close()
-                exchange = _Exchange(self._address, ends)
-                answer = exchange.call(service, method, request, metadata, ends)
+            answer = exchange.call(service, method, request, metadata, ends)
         except _Gone as gone:
+            # Not tried again: the server may have carried it out.
             exchange.close()
             raise EnvironmentFault(self._unreachable, f"{_name(self._address)}: {gone}") from gone
         except BaseException:
@@ -127,14 +122,18 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _take(self, ends: float | None) -> tuple[_Exchange, bool]:
+    def _take(self, ends: float | None) -> _Exchange:
+        """A kept connection that the server has not closed meanwhile, or a new one."""
         with self._lock:
             if self._closed:
                 raise UsageError("wrong-state", "this ttrpc client is closed")
-            if self._idle:
-                return self._idle.pop(), True
+            while self._idle:
+                exchange = self._idle.pop()
+                if exchange.is_silent():
+                    return exchange
+                exchange.close()
         try:
-            return _Exchange(self._address, ends), False
+            return _Exchange(self._address, ends)
         except _Gone as gone:
             raise EnvironmentFault(self._unreachable, f"{_name(self._address)}: {gone}") from gone
 
@@ -196,6 +195,12 @@ class _Exchange:
             raise _too_late(f"{service}/{method}") from error
         except OSError as error:
             raise _Gone(error.strerror or str(error)) from error
+
+    def is_silent(self) -> bool:
+        """Whether nothing came on the idle connection: neither its end nor bytes that nobody asked for."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return not poll.poll(0)
 
     def close(self) -> None:
         self._socket.close()
@@ -268,13 +273,11 @@ class Server:
         listener = socket.socket(family, socket.SOCK_STREAM)
         try:
             if isinstance(self._requested, str):
-                _remove_stale(self._requested)
-                os.fchmod(listener.fileno(), 0o600)  # Linux gives the socket's file the mode of the socket
-                listener.bind(self._requested)
+                _listen_at(listener, self._requested)
             else:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 listener.bind(self._requested)
-            listener.listen(128)
+                listener.listen(_BACKLOG)
         except OSError as error:
             listener.close()
             raise EnvironmentFault("environment", f"cannot listen on {_name(self._requested)}: {error.strerror}") from error
@@ -535,11 +538,19 @@ class _Workers:
                     self._finished.notify_all()
 
 
-def _remove_stale(path: str) -> None:
-    """A socket file that a killed process left; anything else stays and makes bind fail."""
+def _listen_at(listener: socket.socket, path: str) -> None:
+    """Whoever sees the socket's file can connect: it gets its name when it listens, in place of a stale one."""
+    coming = f"{path}.new"
+    for name in (path, coming):
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISSOCK(os.lstat(name).st_mode):
+                raise FileExistsError(errno.EEXIST, "something else than a socket lies there")
     with contextlib.suppress(FileNotFoundError):
-        if stat.S_ISSOCK(os.lstat(path).st_mode):
-            os.unlink(path)  # noqa: PTH108
+        os.unlink(coming)  # noqa: PTH108
+    os.fchmod(listener.fileno(), 0o600)  # Linux gives the socket's file the mode of the socket
+    listener.bind(coming)
+    listener.listen(_BACKLOG)
+    os.rename(coming, path)  # noqa: PTH104
 
 
 def _where(error: BaseException) -> str:
