@@ -1,6 +1,7 @@
 """Boot init as runc starts it: handover by local attestation, sealed image, FUSE, EROFS, overlay, workload."""
 
 import os
+import random
 import re
 import signal
 import tempfile
@@ -231,6 +232,21 @@ def test_a_signal_before_the_workload_ends_the_start(platform: Platform, cache: 
             os.kill(int(children[0]), signal.SIGTERM)
             assert container.wait()[0] == 143
         assert _error(container) == ("app-died", 143)
+
+
+def test_killed_at_any_moment_it_leaves_nothing(node: Node, rootfs: RootfsDescriptor) -> None:
+    delays = random.Random(5)
+    for _ in range(12):
+        node.allow(rootfs, "sleep", "1000")
+        container = node.start()
+        container.wait_state("starting", "running")
+        time.sleep(delays.uniform(0, 0.25))
+        children = Path(f"/proc/{container.process.pid}/task/{container.process.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGKILL)
+        container.process.wait(timeout=10)  # as its parent waits for the whole namespace, nothing in it hangs
+        assert container.status.state in (State.STARTING, State.RUNNING)
+    node.allow(rootfs, "true")
+    assert node.start().wait()[0] == 0
 
 
 @pytest.mark.parametrize("arguments", [["--handover-deadline", "-1"], ["--handover-deadline", "x"], ["--nonsense"]])
