@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,10 +23,13 @@ def encode(value: object) -> bytes:
 
 
 def parse_object(body: bytes, what: str) -> dict[str, Any]:
-    """A JSON object. Raises `PeerError("malformed")` for anything else: other JSON, NaN, a repeated member name (two
-    readers would see two messages), or nesting deeper than `MAX_DEPTH`."""
+    """A JSON object. Raises `PeerError("malformed")` for anything else: other JSON, a number that is not finite, a
+    repeated member name (two readers would see two messages), text that is not Unicode, or nesting deeper than
+    `MAX_DEPTH`."""
     try:
-        value = json.loads(body, parse_constant=_refuse_constant, object_pairs_hook=_refuse_repeats)
+        value = json.loads(body, parse_constant=_refuse_constant, parse_float=_parse_finite, object_pairs_hook=_refuse_repeats)
+        if b"\\u" in body:  # an escape can spell half of a surrogate pair, which nothing can encode again
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise PeerError("malformed", f"{what} is not JSON") from error
     if not isinstance(value, dict):
@@ -35,14 +39,10 @@ def parse_object(body: bytes, what: str) -> dict[str, Any]:
 
 
 def take_text(value: Mapping[str, Any], name: str, what: str) -> str:
-    """Member `name`, which must be there and be text that UTF-8 can carry."""
+    """Member `name`, which must be there and be text."""
     member = value.get(name)
     if not isinstance(member, str):
         raise PeerError("malformed", f"{what} has no text member {name!r}")
-    try:
-        member.encode()
-    except UnicodeEncodeError as error:  # a lone surrogate, which JSON can spell
-        raise PeerError("malformed", f"{what} has text that is not Unicode in {name!r}") from error
     return member
 
 
@@ -56,6 +56,13 @@ def take_object(value: Mapping[str, Any], name: str, what: str) -> dict[str, Any
 
 def _refuse_constant(text: str) -> None:
     raise ValueError(text)
+
+
+def _parse_finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
