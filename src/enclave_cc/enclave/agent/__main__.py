@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 from enclave_cc.enclave.agent import log, settings
 from enclave_cc.enclave.agent.service import AgentService
 from enclave_cc.enclave.agent.startup import Startup
-from enclave_cc.errors import EnclaveCcError
+from enclave_cc.errors import EnclaveCcError, PeerError
 from enclave_cc.transport.ttrpc import Server
 
 if TYPE_CHECKING:
     from enclave_cc.enclave.agent.pod import Pod
+    from enclave_cc.enclave.attest.client import KbsClient
 
 _PR_SET_DUMPABLE = 4
 # How long calls in flight may take to be answered once the agent is told to end.
@@ -31,7 +32,7 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.umask(0o077)
     threading.stack_size(1 << 20)  # the default of 8 MiB is address space that a LibOS commits
-    startup = Startup(_make_pod, _attest)
+    startup = Startup(_make_pod)
     service = AgentService(startup)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: service.stopping.set())
@@ -52,7 +53,7 @@ def main() -> int:
     os._exit(0)  # threads of a pull that does not end must not keep the process
 
 
-def _make_pod() -> Pod:
+def _make_pod(startup: Startup) -> Pod:
     """Everything that calls need. Raises coded errors: "tee-refused", "measurement-changed", "bad-config" and others."""
     _forbid_tracing()
     from enclave_cc.enclave.agent import init_data
@@ -64,16 +65,20 @@ def _make_pod() -> Pod:
     text = settings.read_file(settings.INIT_DATA, settings.INIT_DATA_LIMIT)
     configuration = init_data.verify(text, platform.identity.config_id)
 
+    from enclave_cc.enclave.attest.client import KbsClient
+
+    kbs = KbsClient(configuration.kbs_url, configuration.kbs_certificate, platform, text, measured.kbs_deadline)
+    startup.attest_ahead(lambda: _attest(kbs))
+
     from pathlib import Path
 
     from enclave_cc.enclave.agent.pod import Pod
-    from enclave_cc.enclave.attest.client import KbsClient
     from enclave_cc.enclave.rootfs.cache import NodeCache
     from enclave_cc.wire.sgx.report import KeyPolicy
 
     return Pod(
         platform=platform,
-        resources=KbsClient(configuration.kbs_url, configuration.kbs_certificate, platform, text, measured.kbs_deadline),
+        resources=kbs,
         configuration=configuration,
         # By MRENCLAVE: what one build of the agent sealed, no other one opens. An upgrade pulls anew.
         cache=NodeCache(
@@ -86,9 +91,13 @@ def _make_pod() -> Pod:
     )
 
 
-def _attest(pod: Pod) -> bool:
-    pod.attest()
-    return True
+def _attest(kbs: KbsClient) -> None:
+    """The handshake, by asking for what each pull asks first. Raises what the KBS refuses."""
+    try:
+        kbs.get(settings.SIGNATURE_POLICY_URI)
+    except PeerError as error:
+        if error.code != "key-missing":  # then the evidence was accepted
+            raise
 
 
 def _forbid_tracing() -> None:

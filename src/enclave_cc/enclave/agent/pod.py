@@ -51,14 +51,6 @@ class Pod:
         self._registries = configuration.registries(measured.registry_deadline)
         self._lifetime = measured.handover_lifetime
 
-    def attest(self) -> None:
-        """The KBS handshake, ahead of the first pull: asks for what each pull asks first. Raises what the KBS refuses."""
-        try:
-            self._resources.get(settings.SIGNATURE_POLICY_URI)
-        except PeerError as error:
-            if error.code != "key-missing":  # then the evidence was accepted
-                raise
-
     def pull_image(self, container_id: str, image: str, deadline: float | None) -> messages.PullImageResponse:
         """Returns when the image is verified, decrypted and sealed. `deadline` is on the monotonic clock.
 

@@ -20,17 +20,23 @@ if TYPE_CHECKING:
 
 
 class Startup:
-    """`make` gives the pod; `warm(pod)` is what is done ahead of the first pull, and may fail."""
+    """`make` gives the pod; it may call `attest_ahead` as soon as it can reach the KBS."""
 
-    def __init__(self, make: Callable[[], Pod], warm: Callable[[Pod], bool]) -> None:
-        self._make, self._warm = make, warm
+    def __init__(self, make: Callable[[Startup], Pod]) -> None:
+        self._make = make
+        self._started = time.monotonic()
         self._done = threading.Event()
         self._pod: Pod | None = None
         self._error: EnclaveCcError | None = None
         self._attested = False
 
     def start(self) -> None:
+        """Begins; returns at once."""
         threading.Thread(target=self._run, name="startup", daemon=True).start()
+
+    def attest_ahead(self, attest: Callable[[], None]) -> None:
+        """Runs the handshake beside what `make` has still to do: it waits for the network, and imports do not."""
+        threading.Thread(target=self._attest, args=(attest,), name="attest", daemon=True).start()
 
     @property
     def attested(self) -> bool:
@@ -53,9 +59,8 @@ class Startup:
         return self._pod
 
     def _run(self) -> None:
-        started = time.monotonic()
         try:
-            pod = self._pod = self._make()
+            self._pod = self._make(self)
         except EnclaveCcError as error:
             self._error = error
         except Exception as bug:  # noqa: BLE001 - it must become the answer to the calls that wait
@@ -68,11 +73,17 @@ class Startup:
         if self._error is not None:
             log.write("error", f"start failed: {self._error}")
             return
-        log.write("info", "ready", seconds=round(time.monotonic() - started, 3))
+        self._log("ready")
+
+    def _attest(self, attest: Callable[[], None]) -> None:
         try:
-            self._attested = self._warm(pod)
+            attest()
         except EnclaveCcError as error:
             # The pull will meet it again and report it; here it only costs the head start.
             log.write("warning", f"not attested yet: {error}")
         else:
-            log.write("info", "attested", seconds=round(time.monotonic() - started, 3))
+            self._attested = True
+            self._log("attested")
+
+    def _log(self, message: str) -> None:
+        log.write("info", message, seconds=round(time.monotonic() - self._started, 3))

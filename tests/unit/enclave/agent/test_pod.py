@@ -245,11 +245,6 @@ def test_removal_ends_a_pull(pod: Pod, steered: Any) -> None:
     prepare(pod)  # the id is free again
 
 
-def test_attesting_ahead(pod: Pod, resources: Any) -> None:
-    pod.attest()
-    assert resources.asked == [settings.SIGNATURE_POLICY_URI]
-
-
 def test_the_log_names_errors_of_ours_and_hides_others(pod: Pod, steered: Any, capfd: pytest.CaptureFixture[str]) -> None:
     steered.error = RuntimeError("hunter2")
     with pytest.raises(RuntimeError):

@@ -34,9 +34,13 @@ class Caller:
 
 @contextmanager
 def running(
-    path: Path, make: Callable[[], Pod], warm: Callable[[Pod], bool] = lambda _: True
+    path: Path, make: Callable[[], Pod], attest: Callable[[], None] = lambda: None
 ) -> Iterator[tuple[Caller, AgentService]]:
-    startup = Startup(make, warm)
+    def make_and_attest(startup: Startup) -> Pod:
+        startup.attest_ahead(attest)
+        return make()
+
+    startup = Startup(make_and_attest)
     service = AgentService(startup)
     with Server(str(path / "s"), service.services(), log=lambda _: None):
         startup.start()
@@ -111,10 +115,10 @@ def test_a_bug_at_the_start_shows_no_text(tmp_path: Path, capfd: pytest.CaptureF
 
 
 def test_attestation_that_fails_ahead_is_not_the_end(pod: Pod, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    def warm(_: Pod) -> bool:
+    def attest() -> None:
         raise PeerError("quote-refused", "no, id 7")
 
-    with running(tmp_path, lambda: pod, warm) as (call, _):
+    with running(tmp_path, lambda: pod, attest) as (call, _):
         assert not call("GetStatus", agent.GetStatusRequest(), agent.GetStatusResponse).attested
         until = time.monotonic() + 5
         log = ""
