@@ -182,9 +182,26 @@ def test_a_changed_blob_is_refused(node: Node, image: Path, tmp_path: Path) -> N
     node.allow(changed, "id")
     container = node.start()
     code, out, err = container.wait()
-    assert (code, out, err) == (58, "", "")
-    assert _error(container) == ("mount-failed", 58)
+    assert (code, out, err) == (50, "", "")
+    assert _error(container) == ("seal-broken", 50)
     assert f"block 0 of blob {changed.metadata.id.hex()}" in container.log
+
+
+def test_a_changed_program_is_refused(node: Node, image: Path, tmp_path: Path) -> None:
+    """The cause is named, not the I/O error that the kernel makes of it."""
+    rootfs = seal_image(tmp_path, [pack_layer(image)])
+    node.cache = tmp_path
+    path = tmp_path / "blobs" / rootfs.layers[0].file_name
+    content = bytearray(path.read_bytes())
+    for block in range(0, len(content), (128 << 10) + 16):
+        content[block + 5] ^= 1
+    path.write_bytes(content)
+    node.allow(rootfs, "sh")
+    container = node.start()
+    assert container.wait()[0] == 50
+    assert _error(container) == ("seal-broken", 50)
+    assert container.status.error is not None
+    assert re.search(f"block [0-9]+ of blob {rootfs.layers[0].id.hex()}", container.status.error.what)
 
 
 def test_a_missing_blob_is_refused(node: Node, image: Path, tmp_path: Path) -> None:

@@ -81,6 +81,11 @@ def test_exec_of_what_cannot_be_executed(sleeper: Container, command: str, code:
     assert words.startswith("exec-failed")
 
 
+def test_exec_makes_no_directories(sleeper: Container) -> None:
+    code, words = sleeper.execute("pwd", cwd="/not/there")
+    assert (code, words.split(":")[0]) == (55, "launch-failed")
+
+
 def test_exec_needs_the_owners_leave(run: Run) -> None:
     container = run("sleep", "1000", allow_exec=False)
     container.wait_state("running")

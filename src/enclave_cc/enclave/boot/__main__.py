@@ -93,6 +93,7 @@ def _boot(options: Options, board: StatusBoard, caught: signals.SignalPipe, stdi
             stdio=stdio,
             server_pid=mounter.server_pid,
             start_deadline=measured.start_deadline,
+            find_cause=lambda: mounter.failure,
         ).run()
     finally:
         mounter.close()

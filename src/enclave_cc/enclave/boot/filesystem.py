@@ -175,8 +175,10 @@ def create_tmpfs(options: Sequence[tuple[str, str | None]], attributes: int) -> 
 
 
 def _attach(mount_fd: int, path: str) -> None:
-    syscalls.attach_mount(mount_fd, path)
-    os.close(mount_fd)
+    try:
+        syscalls.attach_mount(mount_fd, path)
+    finally:
+        os.close(mount_fd)
 
 
 def _attach_volume(volume: Volume, fd: int) -> None:

@@ -31,7 +31,7 @@ class Supervisor:
     """Starts the workload of `launch` at the mount `root` and stays until it ended.
 
     `server_pid` is the process without which the rootfs is dead; None when nothing serves it. `stdio` are the
-    workload's descriptors, closed here once it has them.
+    workload's descriptors, closed here once it has them. `find_cause` knows why the rootfs could not be read, if so.
     """
 
     def __init__(
@@ -45,10 +45,11 @@ class Supervisor:
         stdio: Sequence[int],
         server_pid: int | None,
         start_deadline: float,
+        find_cause: Callable[[], EnclaveCcError | None] = lambda: None,
     ) -> None:
         self._launch, self._root, self._board = launch, root, board
         self._signals, self._listener, self._stdio = signals, listener, stdio
-        self._server_pid = server_pid
+        self._server_pid, self._find_cause = server_pid, find_cause
         self._start_deadline = start_deadline
         self._poll = select.poll()
         self._callbacks: dict[int, Callable[[], None]] = {}
@@ -148,7 +149,9 @@ class Supervisor:
 
     def _fail(self, error: EnclaveCcError, exit_code: int = 0) -> None:
         if self._failure is None:
-            self._failure, self._failure_exit = error, exit_code
+            # A start that fails of a broken block shows itself as an I/O error of anything.
+            cause = self._find_cause() if self._board.status.state is State.STARTING else None
+            self._failure, self._failure_exit = (error, exit_code) if cause is None else (cause, 0)
         self._kill_workload()
 
     def _kill_workload(self) -> None:

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from enclave_cc.enclave.boot import filesystem, log, syscalls
 from enclave_cc.enclave.boot.blob_server import BlobServer
-from enclave_cc.errors import EnvironmentFault
+from enclave_cc.errors import EnclaveCcError, EnvironmentFault
 from enclave_cc.wire.sealed.rootfs import RootfsDescriptor
 
 _DATA_ONLY = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
@@ -26,6 +26,10 @@ class RootfsMounter(Protocol):
 
     @property
     def server_pid(self) -> int | None: ...
+
+    @property
+    def failure(self) -> EnclaveCcError | None:
+        """Why files of the mounted root could not be read, once one could not."""
 
     def mount(self, rootfs: RootfsDescriptor, *, upper_size: int, deadline: float) -> str:
         """The path of the mounted root, ready to be entered. Raises `PeerError("seal-broken")`, `EnvironmentFault`."""
@@ -46,6 +50,10 @@ class KernelMounter:
     def server_pid(self) -> int | None:
         return None if self._server is None else self._server.pid
 
+    @property
+    def failure(self) -> EnclaveCcError | None:
+        return None if self._server is None else self._server.failure
+
     def mount(self, rootfs: RootfsDescriptor, *, upper_size: int, deadline: float) -> str:
         """See `RootfsMounter.mount`. `upper_size` bounds what the workload may write, in bytes; 0: half of the memory.
 
@@ -60,6 +68,8 @@ class KernelMounter:
                 self._mount_image(rootfs)
                 return self._mount_writable(upper_size)
         except OSError as error:
+            if self.failure is not None:
+                raise self.failure from error
             about = f"{error.filename}: " if error.filename else ""
             raise EnvironmentFault("mount-failed", f"{about}{error.strerror}") from error
 

@@ -170,7 +170,8 @@ def _become(channel: socket.socket, spec: ProcessSpec, stdio: Sequence[int], *, 
         stdio = [slave] * _STANDARD
     _place_stdio(stdio, identity.uid)
     _set_limits(spec.rlimits)
-    _make_cwd(spec.cwd)
+    if is_workload:  # an exec finds the workload's directories, it makes none in them
+        _make_cwd(spec.cwd)
     in_cwd = _enter(spec.cwd)
     allowed = capabilities.bound(spec.capabilities)
     if spec.no_new_privileges:
