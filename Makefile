@@ -25,6 +25,7 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/tcb.py --check
+	$(BIN)/python tools/errors_page.py --check
 
 bench: setup
 	$(BIN)/python -m bench
