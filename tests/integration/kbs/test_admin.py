@@ -63,7 +63,7 @@ def test_resources_by_command_line(kbs: Any, tmp_path: Path) -> None:
         done = kbs.cli(*words, check=False)
         assert done.returncode == 3
         assert done.stderr.startswith("error not-found: ")
-    assert kbs.cli("resource", "set", "not-a-path", "-", text="", check=False).returncode == 11
+    assert kbs.cli("resource", "set", "not-a-path", "-", check=False).returncode == 2
     assert kbs.cli("resource", "set", "a/b/c", str(tmp_path / "absent"), check=False).returncode == 3
 
 
@@ -239,6 +239,12 @@ def test_broken_admin_bodies(kbs: Any, admin_key: bytes) -> None:
     for path in ("admin/decisions?limit=0", "admin/decisions?limit=x", "admin/decisions?outcome=maybe", "admin/reference-values"):
         assert request(kbs, "DELETE" if path.endswith("values") else "GET", path, token).status == 400
     assert refused(lambda: kbs.admin.explain("nothing")).code == "not-found"
+
+
+def test_the_log_says_whom_the_kbs_trusts(kbs: Any) -> None:
+    (event,) = kbs.events("serving")
+    assert event["url"] == kbs.url
+    assert event["roots"] == [{"name": "intel", "simulated": False}, {"name": "here", "simulated": True}]
 
 
 def test_explain_lists_denials(kbs: Any) -> None:

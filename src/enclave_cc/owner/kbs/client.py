@@ -27,7 +27,7 @@ class AdminClient:
 
     Every method raises `EnvironmentFault("kbs-unreachable" | "deadline")`, `PeerError("kbs-identity")`, and what the
     KBS answers: `PeerError("unauthenticated" | "forbidden" | "malformed" | "too-large")`,
-    `UsageError("not-found" | "policy-invalid")`.
+    `UsageError("not-found" | "policy-invalid" | "usage")`.
     """
 
     def __init__(self, url: str, *, certificate_pem: str, key: SigningKey, role: str = "admin", deadline: float = DEADLINE) -> None:
@@ -66,15 +66,15 @@ class AdminClient:
 
     def set_resource(self, path: str, value: bytes) -> None:
         """Stores a new version of `repository/type/tag`; it is on the KBS's disk when this returns."""
-        self._request("POST", f"resource/{ResourcePath.parse(path)}", value)
+        self._request("POST", f"resource/{_check_path(path)}", value)
 
     def get_resource(self, path: str) -> bytes:
         """The latest value. Raises `UsageError("not-found")`."""
-        return self._request("GET", f"admin/resources/{ResourcePath.parse(path)}").body
+        return self._request("GET", f"admin/resources/{_check_path(path)}").body
 
     def delete_resource(self, path: str) -> None:
         """Raises `UsageError("not-found")`."""
-        self._request("DELETE", f"resource/{ResourcePath.parse(path)}")
+        self._request("DELETE", f"resource/{_check_path(path)}")
 
     def list_resources(self, prefix: str = "") -> list[dict[str, Any]]:
         """{path, version, created, size} of each, sorted by path."""
@@ -147,6 +147,13 @@ class AdminClient:
 
 _OWNER_DEFAULTS = {"certificate": "kbs.crt", "admin_key": "admin.key", "role": "admin"}
 _OURS = ("not-found", "policy-invalid", "usage", "already-exists")
+
+
+def _check_path(path: str) -> ResourcePath:
+    try:
+        return ResourcePath.parse(path)
+    except PeerError as error:
+        raise UsageError("usage", error.what, "Write it as REPOSITORY/TYPE/TAG.") from error
 
 
 def _error_of(response: Response) -> PeerError | UsageError:

@@ -180,6 +180,8 @@ async def serve(server: KbsServer, host: str, port: int, ready: Callable[[str], 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     await server.start(host, port)
+    roots = [{"name": root.name, "simulated": root.simulated} for root in server.routes.roots.list_roots()]
+    server.routes.log.write("serving", {"url": server.url, "roots": roots})
     try:
         ready(server.url)
         await stopping.wait()
