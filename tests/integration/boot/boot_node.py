@@ -23,7 +23,7 @@ from enclave_cc.errors import PeerError
 from enclave_cc.simulator.cpu import SimulatedEnclave, SoftwareCpu
 from enclave_cc.simulator.platform import Platform
 from enclave_cc.simulator.service import CpuService
-from enclave_cc.transport import ttrpc
+from enclave_cc.transport import ttrpc_server
 from enclave_cc.wire.handover.agent_side import AgentSide
 from enclave_cc.wire.handover.release import Release
 from enclave_cc.wire.launch.combination import DEFAULT_CAPABILITIES
@@ -121,9 +121,9 @@ class Node:
                     container.process.kill()
                     container.process.communicate(timeout=DEADLINE)
 
-    def agent_server(self) -> ttrpc.Server:
+    def agent_server(self) -> ttrpc_server.Server:
         services = {pb.HANDOVER_SERVICE: {"Begin": self._begin, "Finish": self._finish}}
-        return ttrpc.Server(str(self.directory / "agent.sock"), services, log=lambda line: None)
+        return ttrpc_server.Server(str(self.directory / "agent.sock"), services, log=lambda line: None)
 
     def start(self, *, container: str = CONTAINER, args: Sequence[str] = (), settings: str = 'tee = "simulated"\n') -> Container:
         """Boot init in a container of its own."""

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from enclave_cc.errors import EnvironmentFault, PeerError, UsageError
-from enclave_cc.transport.ttrpc import Address, Call, Client, Server, Services, WithCall
+from enclave_cc.transport.ttrpc import Address, Client
+from enclave_cc.transport.ttrpc_server import Call, Server, Services, WithCall
 from enclave_cc.wire.pb import codec
 from enclave_cc.wire.pb import ttrpc as pb
 from enclave_cc.wire.ttrpc import frames

@@ -16,7 +16,7 @@ from enclave_cc.enclave.agent import log, settings
 from enclave_cc.enclave.agent.service import AgentService
 from enclave_cc.enclave.agent.startup import Startup
 from enclave_cc.errors import EnclaveCcError, PeerError
-from enclave_cc.transport.ttrpc import Server
+from enclave_cc.transport.ttrpc_server import Server
 
 if TYPE_CHECKING:
     from enclave_cc.enclave.agent.pod import Pod

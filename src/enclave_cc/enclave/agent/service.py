@@ -6,7 +6,7 @@ import threading
 
 from enclave_cc import __version__
 from enclave_cc.enclave.agent.startup import Startup
-from enclave_cc.transport.ttrpc import Call, Services, WithCall
+from enclave_cc.transport.ttrpc_server import Call, Services, WithCall
 from enclave_cc.wire.pb import agent as messages
 from enclave_cc.wire.pb import codec
 

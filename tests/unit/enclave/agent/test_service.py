@@ -16,7 +16,8 @@ from enclave_cc.enclave.agent.pod import Pod
 from enclave_cc.enclave.agent.service import AgentService
 from enclave_cc.enclave.agent.startup import Startup
 from enclave_cc.errors import PeerError
-from enclave_cc.transport.ttrpc import Client, Server
+from enclave_cc.transport.ttrpc import Client
+from enclave_cc.transport.ttrpc_server import Server
 from enclave_cc.wire.launch.overrides import Overrides
 from enclave_cc.wire.pb import agent, codec
 
