@@ -4,12 +4,12 @@ An `Entry` is a tar header after all extension records were applied; file bodies
 named by extents. Paths are cleaned as umoci's `CleanPath` does (lexically, `..` confined to the root), relative, with
 no leading or trailing slash; the root directory itself is `b""`.
 
-`encode_entries` writes columns rather than records: 60,000 entries decode in about 60 ms, which a cached start pays.
+`encode_entries` writes columns rather than records: 60,000 entries are written and read in 0.1 s each.
 The bytes are ours and sealed, yet `decode_entries` treats them as hostile and raises nothing but `PeerError`.
 
     magic "ECCENT1\\0" | count u32 | extent count u32 | xattr count u32 | paths length u64 | links length u64
-    kinds u8[count] | modes u16[] | uids u32[] | gids u32[] | majors u32[] | minors u32[] | extents per entry u32[]
-    mtimes i64[] | sizes u64[] | extents 3 x u64[] | paths, NUL between | links, NUL between
+    kinds u8[count], bit 7: dirty padding | modes u16[] | uids u32[] | gids u32[] | majors u32[] | minors u32[]
+    extents per entry u32[] | mtimes i64[] | sizes u64[] | extents 3 x u64[] | paths, NUL between | links, NUL between
     xattrs: entry index u32 | name length u16 | value length u32 | name | value   (entry order)
 """
 
@@ -36,6 +36,7 @@ MAX_ENTRIES: Final = 1 << 21  # a full Debian has some 400,000 paths
 
 _MAGIC: Final = b"ECCENT1\0"
 _HEADER: Final = struct.Struct("<8sIIIQQ")
+_CLEAR_BIT_7: Final = bytes(range(128)) * 2
 _XATTR: Final = struct.Struct("<IHI")
 NO_XATTRS: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 
@@ -60,6 +61,7 @@ class Entry(NamedTuple):
     rdev: tuple[int, int] = (0, 0)  # major, minor
     xattrs: Mapping[bytes, bytes] = NO_XATTRS
     extents: tuple[Extent, ...] = ()
+    dirty_padding: bool = False  # tar padding that is not zeros would show behind the file in a memory mapping
 
 
 def encode_entries(entries: list[Entry]) -> bytes:
@@ -67,7 +69,7 @@ def encode_entries(entries: list[Entry]) -> bytes:
     count = len(entries)
     if not count:
         return _HEADER.pack(_MAGIC, 0, 0, 0, 0, 0)
-    paths, kinds, modes, uids, gids, mtimes, sizes, links, rdevs, xattrs, extents = zip(*entries, strict=True)
+    paths, kinds, modes, uids, gids, mtimes, sizes, links, rdevs, xattrs, extents, dirty = zip(*entries, strict=True)
     majors, minors = zip(*rdevs, strict=True)
     extents_per_entry = [len(e) for e in extents]
     extents_flat = list(chain.from_iterable(chain.from_iterable(extents)))
@@ -82,7 +84,7 @@ def encode_entries(entries: list[Entry]) -> bytes:
     return b"".join(
         (
             header,
-            bytes(kinds),
+            bytes(kind | 0x80 * padding for kind, padding in zip(kinds, dirty, strict=True)) if any(dirty) else bytes(kinds),
             struct.pack(f"<{count}H", *modes),
             struct.pack(f"<{count * 5}I", *uids, *gids, *majors, *minors, *extents_per_entry),
             struct.pack(f"<{count}q", *mtimes),
@@ -129,6 +131,8 @@ def _decode(data: memoryview) -> list[Entry]:
     at += path_length
     links = bytes(data[at : at + link_length]).split(b"\0")
     at += link_length
+    dirty = [kind > 0x7F for kind in kinds]
+    kinds = tuple(bytes(kinds).translate(_CLEAR_BIT_7))
     if max(kinds) > SOCKET or max(modes) > 0o7777 or sum(extents_per_entry) != extent_count:
         raise ValueError("columns")
     triples = zip(flat, flat, flat, strict=True)
@@ -151,5 +155,5 @@ def _decode(data: memoryview) -> list[Entry]:
     if at != len(data):
         raise ValueError("trailing bytes")
     rdevs = zip(majors, minors, strict=True)
-    columns = zip(paths, kinds, modes, uids, gids, mtimes, sizes, links, rdevs, xattrs, extents, strict=True)
+    columns = zip(paths, kinds, modes, uids, gids, mtimes, sizes, links, rdevs, xattrs, extents, dirty, strict=True)
     return list(map(Entry._make, columns))

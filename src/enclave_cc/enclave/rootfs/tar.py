@@ -75,6 +75,10 @@ class TarParser:
         while at < end and not self._ended:
             if self._skip:
                 step = min(self._skip, end - at)
+                if self._padding and self._skip - step < self._padding:
+                    padding = view[at + max(self._skip - self._padding, 0) : at + step]
+                    if bytes(padding).strip(b"\0"):
+                        self._entries[-1] = self._entries[-1]._replace(dirty_padding=True)
                 self._skip -= step
                 at += step
                 continue

@@ -91,9 +91,9 @@ def parse_pax(body: bytes) -> list[tuple[bytes, bytes]]:
     at, end = 0, len(body)
     while at < end:
         space = body.find(b" ", at, at + 20)
-        digits = body[at:space] if space > 0 else b""
-        stop = at + int(digits) if digits.isdigit() else 0
-        if stop <= space or stop > end or body[stop - 1] != 0x0A:
+        digits = body[at:space] if space > at else b""
+        stop = at + int(digits) if digits.isdigit() else -1
+        if stop <= max(space, at) or stop > end or body[stop - 1] != 0x0A:  # a record that goes back would never end
             raise broken("pax record")
         key, equals, value = body[space + 1 : stop - 1].partition(b"=")
         if not equals or not key or b"\0" in key:

@@ -25,6 +25,7 @@ from enclave_cc.enclave.rootfs.entries import DIRECTORY, FILE, HARDLINK, NO_XATT
 from enclave_cc.errors import PeerError, foreign
 
 MAX_INODES: Final = 1 << 22
+MAX_NAME: Final = 255
 MAX_SYMLINKS: Final = 255  # as securejoin
 WHITEOUT: Final = b".wh."
 OPAQUE: Final = b".wh..wh..opq"
@@ -153,7 +154,7 @@ class _Layer:
         return self._created
 
     def _check_name(self, name: bytes) -> None:
-        if name in (b"", b".", b".."):
+        if name in (b"", b".", b"..") or len(name) > MAX_NAME:
             raise _broken(f"file name {foreign(name)!r}")
         self._created += 1
 

@@ -2,7 +2,8 @@
 
 A tar body begins on 512 bytes, so with 512-byte blocks nearly every file is used in place. Copied are only segments of
 sparse files that lie off that grid, and the last block of a stream that was cut short of its padding. With larger
-blocks (a kernel that wants 4096) most files are copied; the tree is the same.
+blocks (a kernel that wants 4096) most files are copied; the tree is the same. A last block used in place holds nothing but
+zeros behind the file, because a memory mapping shows all of it.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from enclave_cc.errors import PeerError
 
 MAX_SPILL: Final = 4 << 30
 MAX_CHUNKS: Final = 1 << 20  # per file: 4 MiB of map
+MAX_ALL_CHUNKS: Final = 1 << 24  # a header of 1 KiB can ask for a map of 4 MiB; not every header of a layer
 _MAX_COPIED_CHUNK: Final = 4 << 20  # such a chunk is built in memory
 _MAX_CHUNK_BITS: Final = 20  # of blocks; 512 MiB with 512-byte blocks
+TAR_BLOCK: Final = 512
 _COPY_SIZE: Final = 1 << 20
 # Layers stand here in the unified address space, behind any metadata there can be, so that addresses do not depend on it.
 FIRST_DEVICE_BLOCK: Final = 1 << 24
@@ -38,7 +41,7 @@ class Spill(Protocol):
 class Content:
     """Addresses file bodies, in blocks of the unified address space. `layer_sizes` in bytes."""
 
-    __slots__ = ("_bits", "_block", "_limits", "_spill", "_spill_at", "devices", "spill_size", "starts")
+    __slots__ = ("_bits", "_block", "_chunks", "_limits", "_spill", "_spill_at", "devices", "spill_size", "starts")
 
     def __init__(self, layer_sizes: Sequence[int], block_bits: int, spill: Spill | None) -> None:
         self._bits = block_bits
@@ -54,6 +57,7 @@ class Content:
             self.devices.append((limit >> block_bits, at))
             at += limit >> block_bits
         self._check_address(at)
+        self._chunks = 0
         self._spill_at = at
         self.spill_size = 0
 
@@ -67,14 +71,18 @@ class Content:
             self.devices.append((self.spill_size >> self._bits, self._spill_at))
         return self.devices
 
-    def is_in_place(self, layer: int, offset: int, length: int) -> bool:
-        """Whether whole blocks of the layer hold these bytes, from their first byte on."""
-        return not offset & (self._block - 1) and offset + (length + self._block - 1 & -self._block) <= self._limits[layer]
+    def is_in_place(self, layer: int, offset: int, length: int, dirty: bool) -> bool:
+        """Whether whole blocks of the layer hold these bytes, and then zeros; `dirty` says that its padding is none."""
+        grid = self._block - 1
+        if offset & grid or offset + (length + grid & ~grid) > self._limits[layer]:
+            return False
+        # Up to the next 512 there is padding, behind that another member.
+        return not length & grid if dirty else not (length + TAR_BLOCK - 1 & -TAR_BLOCK) & grid
 
-    def address(self, layer: int, extent: Extent) -> int:
+    def address(self, layer: int, extent: Extent, dirty: bool) -> int:
         """First block of a file that is one extent: in place, or copied."""
         offset, length, _ = extent
-        if self.is_in_place(layer, offset, length):
+        if self.is_in_place(layer, offset, length, dirty):
             return self.starts[layer] + (offset >> self._bits)
         first = self._next_spill_block()
         for at in range(offset, offset + length, _COPY_SIZE):
@@ -82,23 +90,25 @@ class Content:
         self._append(bytes(-length % self._block))
         return first
 
-    def chunks(self, layer: int, extents: Sequence[Extent], size: int) -> tuple[int, bytes]:
+    def chunks(self, layer: int, extents: Sequence[Extent], size: int, dirty: bool) -> tuple[int, bytes]:
         """(chunk format, block map) of a sparse file: the chunk size that costs least in map and copies."""
-        extents = _join(extents)
+        extents = _join(extents, size)
         candidates = [
-            (cost, bits) for bits in range(_MAX_CHUNK_BITS + 1) if (cost := self._cost(layer, extents, size, bits)) is not None
+            (cost, bits)
+            for bits in range(_MAX_CHUNK_BITS + 1)
+            if (cost := self._cost(layer, extents, size, bits, dirty)) is not None
         ]
         if not candidates:
             raise PeerError("unsupported-image", "a sparse file is too large")
         _, bits = min(candidates)
-        return bits, self._map(layer, extents, size, bits)
+        return bits, self._map(layer, extents, size, bits, dirty)
 
-    def _is_chunk_in_place(self, layer: int, extent: Extent, start: int, end: int) -> bool:
+    def _is_chunk_in_place(self, layer: int, extent: Extent, start: int, end: int, dirty: bool) -> bool:
         """Whether the extent alone covers the file's bytes from `start` to `end`, and does so on the layer's grid."""
         offset, length, at = extent
-        return at <= start and end <= at + length and self.is_in_place(layer, offset + start - at, end - start)
+        return at <= start and end <= at + length and self.is_in_place(layer, offset + start - at, end - start, dirty)
 
-    def _cost(self, layer: int, extents: Sequence[Extent], size: int, bits: int) -> int | None:
+    def _cost(self, layer: int, extents: Sequence[Extent], size: int, bits: int, dirty: bool) -> int | None:
         chunk = self._block << bits
         count = -(-size // chunk)
         if count > MAX_CHUNKS:
@@ -110,22 +120,26 @@ class Content:
             if (offset - at) & (self._block - 1):
                 copied += last - first + 1
                 continue
-            copied += not self._is_chunk_in_place(layer, extent, first * chunk, min((first + 1) * chunk, size))
+            copied += not self._is_chunk_in_place(layer, extent, first * chunk, min((first + 1) * chunk, size), dirty)
             if last != first:
-                copied += not self._is_chunk_in_place(layer, extent, last * chunk, min((last + 1) * chunk, size))
-        if copied and chunk > _MAX_COPIED_CHUNK:
+                copied += not self._is_chunk_in_place(layer, extent, last * chunk, min((last + 1) * chunk, size), dirty)
+        if copied and (chunk > _MAX_COPIED_CHUNK or copied * chunk > MAX_SPILL):
             return None
         return 4 * count + copied * chunk
 
-    def _map(self, layer: int, extents: Sequence[Extent], size: int, bits: int) -> bytes:
+    def _map(self, layer: int, extents: Sequence[Extent], size: int, bits: int, dirty: bool) -> bytes:
         chunk = self._block << bits
-        table = [NULL_ADDRESS] * -(-size // chunk)
+        count = -(-size // chunk)
+        self._chunks += count
+        if self._chunks > MAX_ALL_CHUNKS:
+            raise PeerError("unsupported-image", "the sparse files of the image are too large together")
+        table = [NULL_ADDRESS] * count
         copies: dict[int, list[Extent]] = {}
         for extent in extents:
             offset, length, at = extent
             for index in range(at // chunk, (at + length - 1) // chunk + 1):
                 start, end = index * chunk, min((index + 1) * chunk, size)
-                if self._is_chunk_in_place(layer, extent, start, end):
+                if self._is_chunk_in_place(layer, extent, start, end, dirty):
                     table[index] = self.starts[layer] + (offset + start - at >> self._bits)
                 else:
                     low, high = max(start, at), min(end, at + length)
@@ -161,12 +175,16 @@ class Content:
             self._spill.write(data)
 
 
-def _join(extents: Sequence[Extent]) -> list[Extent]:
-    """Neighbours in file and stream as one."""
+def _join(extents: Sequence[Extent], size: int) -> list[Extent]:
+    """Neighbours in file and stream as one; all in order and within the file."""
     joined: list[Extent] = []
+    end = 0
     for offset, length, at in extents:
         if not length:
             continue
+        if at < end or at + length > size:
+            raise PeerError("layer-broken", "the segments of a sparse file are not in order")
+        end = at + length
         if joined:
             last_offset, last_length, last_at = joined[-1]
             if last_offset + last_length == offset and last_at + last_length == at:

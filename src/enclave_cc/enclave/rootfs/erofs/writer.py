@@ -181,9 +181,9 @@ class _Writer:
         if not size:
             self._inode(node, disk.PLAIN, area, 0, 0, 1, 0)
         elif len(extents) == 1 and extents[0][1] == size:
-            self._inode(node, disk.PLAIN, area, size, self._content.address(node.layer, extents[0]), 1, 0)
+            self._inode(node, disk.PLAIN, area, size, self._content.address(node.layer, extents[0], entry.dirty_padding), 1, 0)
         else:
-            chunk_format, table = self._content.chunks(node.layer, extents, size)
+            chunk_format, table = self._content.chunks(node.layer, extents, size, entry.dirty_padding)
             self._inode(node, disk.CHUNKED, area, size, chunk_format, 1, 0)
             self._append(table)
             self._align(disk.SLOT_SIZE)
