@@ -61,6 +61,20 @@ class KbsClient:
         self._deadline = deadline
         self._lock = threading.Lock()
         self._session: _Session | None = None
+        self._refused_ahead: PeerError | None = None
+
+    def attest(self) -> None:
+        """The handshake ahead of the first `get`, if there is no session yet. Raises what `get` raises.
+
+        A refusal by the KBS is kept for the next `get`, which raises it instead of asking once more: one refused start
+        is one denial in the owner's log.
+        """
+        try:
+            self._attested(None, time.monotonic() + self._deadline)
+        except PeerError as error:
+            with self._lock:
+                self._refused_ahead = error
+            raise
 
     def get(self, uri: str) -> bytes:
         """The resource at a `kbs://` URI.
@@ -87,7 +101,7 @@ class KbsClient:
     def close(self) -> None:
         """Closes idle connections and forgets the session."""
         with self._lock:
-            self._session = None
+            self._session = self._refused_ahead = None
         self._http.close()
 
     def _get(self, path: str, session: _Session, end: float) -> Response:
@@ -96,6 +110,9 @@ class KbsClient:
     def _attested(self, stale: _Session | None, end: float) -> _Session:
         """The shared session; a new one if there is none, or if the present one is `stale`."""
         with self._lock:
+            refused, self._refused_ahead = self._refused_ahead, None
+            if refused is not None:
+                raise refused.with_traceback(None)
             if self._session is None or self._session is stale:
                 self._session = None
                 self._session = self._handshake(end)

@@ -174,6 +174,28 @@ def test_refused_evidence(client: KbsClient, kbs: ScriptedKbs, answer: Response,
     assert client.get(URI) == b"the key"  # nothing of the refused session is kept
 
 
+def test_attesting_ahead(client: KbsClient, kbs: ScriptedKbs) -> None:
+    client.attest()
+    client.attest()
+    assert client.get(URI) == b"the key"
+    assert kbs.handshakes == 1
+
+
+def test_a_refusal_met_ahead_is_told_once_more_without_asking(client: KbsClient, kbs: ScriptedKbs) -> None:
+    kbs.next["attest"] = [problem(401, "AttestationError", code="debug-enclave", id="42")]
+    first = refused(client.attest)
+    seen = len(kbs.seen)
+    assert refused(lambda: client.get(URI)) is first
+    assert len(kbs.seen) == seen
+    assert client.get(URI) == b"the key"
+
+
+def test_an_unreachable_kbs_is_asked_again(client: KbsClient, kbs: ScriptedKbs) -> None:
+    kbs.next["auth"] = [EnvironmentFault("kbs-unreachable", "x")]
+    assert refused(client.attest).code == "kbs-unreachable"
+    assert client.get(URI) == b"the key"
+
+
 @pytest.mark.parametrize(
     "answer",
     [
