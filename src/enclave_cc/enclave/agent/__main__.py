@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 from enclave_cc.enclave.agent import log, settings
 from enclave_cc.enclave.agent.service import AgentService
 from enclave_cc.enclave.agent.startup import Startup
-from enclave_cc.errors import EnclaveCcError, PeerError
+from enclave_cc.errors import EnclaveCcError
 from enclave_cc.transport.ttrpc_server import Server
 
 if TYPE_CHECKING:
     from enclave_cc.enclave.agent.pod import Pod
-    from enclave_cc.enclave.attest.client import KbsClient
 
 _PR_SET_DUMPABLE = 4
 # How long calls in flight may take to be answered once the agent is told to end.
@@ -68,7 +67,7 @@ def _make_pod(startup: Startup) -> Pod:
     from enclave_cc.enclave.attest.client import KbsClient
 
     kbs = KbsClient(configuration.kbs_url, configuration.kbs_certificate, platform, text, measured.kbs_deadline)
-    startup.attest_ahead(lambda: _attest(kbs))
+    startup.attest_ahead(kbs.attest)
 
     from pathlib import Path
 
@@ -89,15 +88,6 @@ def _make_pod(startup: Startup) -> Pod:
         app=app,
         measured=measured,
     )
-
-
-def _attest(kbs: KbsClient) -> None:
-    """The handshake, by asking for what each pull asks first. Raises what the KBS refuses."""
-    try:
-        kbs.get(settings.SIGNATURE_POLICY_URI)
-    except PeerError as error:
-        if error.code != "key-missing":  # then the evidence was accepted
-            raise
 
 
 def _forbid_tracing() -> None:

@@ -69,12 +69,7 @@ class KbsClient:
         A refusal by the KBS is kept for the next `get`, which raises it instead of asking once more: one refused start
         is one denial in the owner's log.
         """
-        try:
-            self._attested(None, time.monotonic() + self._deadline)
-        except PeerError as error:
-            with self._lock:
-                self._refused_ahead = error
-            raise
+        self._attested(None, time.monotonic() + self._deadline, ahead=True)
 
     def get(self, uri: str) -> bytes:
         """The resource at a `kbs://` URI.
@@ -107,7 +102,7 @@ class KbsClient:
     def _get(self, path: str, session: _Session, end: float) -> Response:
         return self._request("GET", path, None, session.cookie, end)
 
-    def _attested(self, stale: _Session | None, end: float) -> _Session:
+    def _attested(self, stale: _Session | None, end: float, *, ahead: bool = False) -> _Session:
         """The shared session; a new one if there is none, or if the present one is `stale`."""
         with self._lock:
             refused, self._refused_ahead = self._refused_ahead, None
@@ -115,7 +110,12 @@ class KbsClient:
                 raise refused.with_traceback(None)
             if self._session is None or self._session is stale:
                 self._session = None
-                self._session = self._handshake(end)
+                try:
+                    self._session = self._handshake(end)
+                except PeerError as error:
+                    if ahead:  # under the lock: a `get` may be waiting for this very handshake
+                        self._refused_ahead = error
+                    raise
             return self._session
 
     def _handshake(self, end: float) -> _Session:
