@@ -40,6 +40,7 @@ def test_the_images_own_configuration_holds(testbed: testbeds.Testbed, strict: s
 
 def test_overrides(testbed: testbeds.Testbed, busybox: str, tmp_path: Path) -> None:
     (tmp_path / "in").write_text("from the host")
+    tmp_path.chmod(0o755)
     words = ["-e", "A=1", "-e", "B=x y", "-u", "1000:29", "-w", "/tmp", "--hostname", "vault", "-v", f"{tmp_path}:/data:ro"]
     script = 'echo "$A $B"; id -u; id -g; pwd; hostname; cat /data/in; touch /data/no 2>/dev/null || echo; echo read-only'
     done = testbed.cli("run", "--rm", "--quiet", *words, busybox, "sh", "-c", script)

@@ -58,7 +58,8 @@ def switch_user(uid: int, gid: int, groups: Iterable[int], allowed: int) -> None
     """
     syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
     syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1)
-    os.setgroups(list(groups))
+    # The primary group too: a directory that shuts a group out must not open to who drops it (CVE-2022-36109).
+    os.setgroups(list(dict.fromkeys((gid, *groups))))
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 0)

@@ -23,7 +23,7 @@ from enclave_cc.host.sandbox.bundle import Bundle, read_bundle
 from enclave_cc.host.sandbox.configuration import Configuration
 from enclave_cc.host.sandbox.directories import Directories, PodLock
 from enclave_cc.host.sandbox.journal import Journal, Kind
-from enclave_cc.host.sandbox.runc import Runc, Stdio
+from enclave_cc.host.sandbox.runc import Runc, Stdio, become_subreaper
 from enclave_cc.host.sandbox.states import FINAL, Event, State, advance
 from enclave_cc.simulator import listener
 
@@ -90,6 +90,7 @@ class Pod:
         """Claims id and name, makes the directory. Raises `UsageError`, `EnvironmentFault`; then nothing is left."""
         if configuration.tee != "simulated":
             raise EnvironmentFault("tee-refused", f"the platform is {configuration.tee!r}")
+        become_subreaper()
         places = Directories.of(configuration)
         try:
             places.prepare()
@@ -255,10 +256,7 @@ class Pod:
 
     def wait_exit(self, running: Running) -> int:
         """Exit code of an init whose pidfd is readable; 128 + n when a signal ended it."""
-        try:
-            status = os.waitstatus_to_exitcode(os.waitpid(running.pid, 0)[1])
-        except ChildProcessError:
-            return 255
+        status = os.waitstatus_to_exitcode(os.waitpid(running.pid, 0)[1])
         return 128 - status if status < 0 else status
 
     # --- end
