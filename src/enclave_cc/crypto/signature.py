@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 
-from enclave_cc.crypto.secret import Secret
-from enclave_cc.errors import PeerError, UsageError
+from enclave_cc.errors import PeerError
 
 _RSA_BITS = (2048, 8192)  # below is weak, above costs a verifier seconds
 
@@ -34,10 +32,11 @@ class PublicKey:
             key = serialization.load_pem_public_key(pem)
         except (ValueError, UnsupportedAlgorithm) as error:
             raise PeerError("malformed", "the public key is not PEM of a kind that is known here") from error
-        return cls._wrap(key)
+        return cls.wrap(key)
 
     @classmethod
-    def _wrap(cls, key: object) -> PublicKey:
+    def wrap(cls, key: object) -> PublicKey:
+        """A key object of `cryptography`. Raises `PeerError("malformed")` unless it is of a kind and size accepted here."""
         if isinstance(key, ec.EllipticCurvePublicKey):
             if not isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1):
                 raise PeerError("malformed", f"the public key's curve {key.curve.name} is not P-256 or P-384")
@@ -76,47 +75,3 @@ class PublicKey:
 
     def __repr__(self) -> str:
         return f"PublicKey({self.key_id[:16]})"
-
-
-class SigningKey:
-    """A private key that signs as cosign does."""
-
-    __slots__ = ("_key", "public")
-
-    def __init__(self, key: PrivateKeyTypes) -> None:
-        if not isinstance(key, ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey):
-            raise UsageError("usage", "the signing key is not ECDSA, Ed25519 or RSA")
-        self._key = key
-        try:
-            self.public = PublicKey._wrap(key.public_key())
-        except PeerError as error:
-            raise UsageError("usage", error.what) from error
-
-    @classmethod
-    def generate(cls) -> SigningKey:
-        """A new ECDSA P-256 key, cosign's default kind."""
-        return cls(ec.generate_private_key(ec.SECP256R1()))
-
-    @classmethod
-    def from_pem(cls, pem: Secret) -> SigningKey:
-        """Reads unencrypted PKCS#8, SEC1 or PKCS#1 PEM. Raises `UsageError("usage")`."""
-        if b"ENCRYPTED SIGSTORE PRIVATE KEY" in pem.reveal() or b"ENCRYPTED COSIGN PRIVATE KEY" in pem.reveal():
-            raise UsageError("usage", "the signing key is in cosign's encrypted form", "Give the key as unencrypted PKCS#8 PEM.")
-        try:
-            return cls(serialization.load_pem_private_key(pem.reveal(), None))
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it is encrypted
-            raise UsageError("usage", "the signing key is not an unencrypted private key in PEM") from error
-
-    def to_pem(self) -> Secret:
-        """Unencrypted PKCS#8."""
-        return Secret(
-            self._key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        )
-
-    def sign(self, message: bytes) -> bytes:
-        """DER (ECDSA), 64 bytes (Ed25519) or as long as the modulus (RSA)."""
-        if isinstance(self._key, ed25519.Ed25519PrivateKey):
-            return self._key.sign(message)
-        if isinstance(self._key, rsa.RSAPrivateKey):
-            return self._key.sign(message, padding.PKCS1v15(), SHA256())
-        return self._key.sign(message, ec.ECDSA(SHA256()))

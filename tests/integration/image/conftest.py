@@ -17,7 +17,7 @@ if str(ROOT) not in sys.path:  # pytest started as a script does not put it ther
 from tests.integration import registry as servers  # noqa: E402
 
 from enclave_cc.crypto.secret import Secret  # noqa: E402
-from enclave_cc.crypto.signature import SigningKey  # noqa: E402
+from enclave_cc.crypto.signing_key import SigningKey  # noqa: E402
 from enclave_cc.enclave.image import pull  # noqa: E402
 from enclave_cc.enclave.rootfs.cache import NodeCache  # noqa: E402
 from enclave_cc.errors import PeerError, UsageError  # noqa: E402

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 from tests.integration.image.conftest import Agent, Owner
 
-from enclave_cc.crypto.signature import SigningKey
+from enclave_cc.crypto.signing_key import SigningKey
 from enclave_cc.enclave.image import pull as pulling
 from enclave_cc.errors import EnvironmentFault, PeerError
 from enclave_cc.owner.publish import registration, sign

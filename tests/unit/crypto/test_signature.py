@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from enclave_cc.crypto.secret import Secret
-from enclave_cc.crypto.signature import PublicKey, SigningKey
+from enclave_cc.crypto.signature import PublicKey
+from enclave_cc.crypto.signing_key import SigningKey
 from enclave_cc.errors import PeerError, UsageError
 
 GENERATE = {

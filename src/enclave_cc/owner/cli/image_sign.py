@@ -14,7 +14,7 @@ from enclave_cc.wire.oci.reference import Reference
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("reference", metavar="REF", help="the image: HOST[:PORT]/REPOSITORY[:TAG][@DIGEST]")
     parser.add_argument(
-        "--key", type=Path, required=True, metavar="FILE", help="private key (ECDSA, Ed25519, RSA), PEM, unencrypted"
+        "--key", type=Path, required=True, metavar="FILE", help="private key: PEM, or cosign's (password: $COSIGN_PASSWORD)"
     )
     parser.add_argument("--generate", action="store_true", help="make the key first; its public half goes into FILE's .pub")
     registry_options.add_registry_arguments(parser)

@@ -105,20 +105,23 @@ def encrypt_image(image: SourceImage, kek: Kek, *, layers: str, staging: Path, p
 def _encrypt_layer(image: SourceImage, number: int, kek: Kek, staging: Path, progress: Progress) -> tuple[Descriptor, Path]:
     layer = image.manifest.layers[number]
     kind, stream = compression.detect(image.open_layer(layer))
+    compressed = None  # its digest, where that is not the source's own
     if not kind:
-        kind, stream = "gzip", compression.compress_gzip(stream)
+        kind, stream, compressed = "gzip", compression.compress_gzip(stream), hashlib.sha256()
     encrypter = LayerEncrypter()
-    plain, digest, size = hashlib.sha256(), hashlib.sha256(), 0
+    digest, size = hashlib.sha256(), 0
     path = staging / f"layer-{number}"
     with path.open("wb") as file:
         for chunk in stream:
-            plain.update(chunk)
+            if compressed is not None:
+                compressed.update(chunk)
             ciphertext = encrypter.update(chunk)
             digest.update(ciphertext)
             size += len(ciphertext)
             file.write(ciphertext)
     public = PublicOptions(encrypter.finish())
-    private = PrivateOptions(encrypter.symkey, encrypter.nonce, f"sha256:{plain.hexdigest()}")
+    plain = f"sha256:{compressed.hexdigest()}" if compressed is not None else layer.digest
+    private = PrivateOptions(encrypter.symkey, encrypter.nonce, plain)
     annotations = LayerEncryption(public, (KeyPacket.seal(kek.uri, private, kek.key),)).to_annotations()
     descriptor = Descriptor(
         media_type=str(media.LayerType(kind, encrypted=True)),

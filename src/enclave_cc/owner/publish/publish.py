@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from enclave_cc.crypto.signature import SigningKey
+from enclave_cc.crypto.signing_key import SigningKey
 from enclave_cc.owner.publish import encrypt, push, registration, sign
 from enclave_cc.owner.publish.sources import SourceImage
 from enclave_cc.transport.registry import Registry

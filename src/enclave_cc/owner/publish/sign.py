@@ -10,7 +10,8 @@ import os
 from pathlib import Path
 
 from enclave_cc.crypto.secret import Secret
-from enclave_cc.crypto.signature import PublicKey, SigningKey
+from enclave_cc.crypto.signature import PublicKey
+from enclave_cc.crypto.signing_key import SigningKey
 from enclave_cc.errors import EnvironmentFault, PeerError, UsageError
 from enclave_cc.transport.connections import Body
 from enclave_cc.transport.registry import Registry
@@ -75,9 +76,10 @@ def _replaces(added: Descriptor, present: Descriptor, payload: bytes, key: Publi
 
 
 def read_key(path: Path) -> SigningKey:
-    """A signing key from a PEM file. Raises `UsageError`."""
+    """A signing key from a PEM file; the password of a key of cosign's is in $COSIGN_PASSWORD. Raises `UsageError`."""
+    password = os.environ.get("COSIGN_PASSWORD")
     try:
-        return SigningKey.from_pem(Secret(path.read_bytes()))
+        return SigningKey.from_pem(Secret(path.read_bytes()), Secret(password.encode()) if password is not None else None)
     except OSError as error:
         raise UsageError("not-found", f"{path} cannot be read: {error.strerror}", "Give a key in PEM.") from error
 

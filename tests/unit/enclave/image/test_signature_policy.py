@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from enclave_cc.crypto.signature import SigningKey
+from enclave_cc.crypto.signing_key import SigningKey
 from enclave_cc.enclave.image.signature_policy import Approval, check_signatures
 from enclave_cc.errors import PeerError
 from enclave_cc.wire.oci import signature as formats

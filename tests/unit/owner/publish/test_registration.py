@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from enclave_cc.crypto.signature import SigningKey
+from enclave_cc.crypto.signing_key import SigningKey
 from enclave_cc.errors import EnvironmentFault, UsageError
 from enclave_cc.owner.publish import registration
 from enclave_cc.wire.oci.reference import Reference
