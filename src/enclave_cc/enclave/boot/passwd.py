@@ -19,7 +19,7 @@ ID_LIMIT = (1 << 31) - 1  # docker's; the kernel's (uid_t)-1 is "unchanged"
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whom a process runs as. `groups` are supplementary; `home` is an absolute path."""
+    """Whom a process runs as. `groups` are supplementary, `gid` first; `home` is an absolute path."""
 
     uid: int
     gid: int
@@ -54,13 +54,14 @@ def resolve(user: str, extra_groups: Sequence[str | int], passwd: str, group: st
     groups = list(_parse_group(group))
     if found is None:
         found = _User("", _parse_id(wanted, "user"), 0, "/")
-    supplementary: list[int] = []
+    implied: list[int] = []
     gid = found.gid
     if group_part:
         gid = _find_gid(group_part, groups)
     elif found.name:
-        supplementary = [entry.gid for entry in groups if found.name in entry.members]
-    supplementary += [_find_gid(str(extra), groups) for extra in extra_groups]
+        implied = [entry.gid for entry in groups if found.name in entry.members]
+    # The primary group is among them, lest dropping it by a setgid program win rights (CVE-2022-36109).
+    supplementary = [gid, *implied, *(_find_gid(str(extra), groups) for extra in extra_groups)]
     home = found.home if found.home.startswith("/") else "/"
     return Identity(found.uid, gid, tuple(dict.fromkeys(supplementary)), home)
 

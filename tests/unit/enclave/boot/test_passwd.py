@@ -33,19 +33,19 @@ bare:x:11
 @pytest.mark.parametrize(
     ("user", "expected"),
     [
-        ("", Identity(0, 0, (29,), "/root")),
-        ("0", Identity(0, 0, (29,), "/root")),
-        ("root", Identity(0, 0, (29,), "/root")),
-        ("bob", Identity(1000, 1001, (29, 10), "/home/bob")),
-        ("1000", Identity(1000, 1001, (29, 10), "/home/bob")),  # a number is an id, though an entry has it as name
-        ("bob:", Identity(1000, 1001, (29, 10), "/home/bob")),
-        ("bob:wheel", Identity(1000, 10, (), "/home/bob")),
-        ("bob:12345", Identity(1000, 12345, (), "/home/bob")),
-        (":wheel", Identity(0, 10, (), "/root")),
-        ("4242", Identity(4242, 0, (), "/")),
-        ("4242:bare", Identity(4242, 11, (), "/")),
-        ("relative", Identity(7, 7, (), "/")),
-        ("2147483647", Identity(2147483647, 0, (), "/")),
+        ("", Identity(0, 0, (0, 29), "/root")),
+        ("0", Identity(0, 0, (0, 29), "/root")),
+        ("root", Identity(0, 0, (0, 29), "/root")),
+        ("bob", Identity(1000, 1001, (1001, 29, 10), "/home/bob")),
+        ("1000", Identity(1000, 1001, (1001, 29, 10), "/home/bob")),  # a number is an id, though an entry has it as name
+        ("bob:", Identity(1000, 1001, (1001, 29, 10), "/home/bob")),
+        ("bob:wheel", Identity(1000, 10, (10,), "/home/bob")),
+        ("bob:12345", Identity(1000, 12345, (12345,), "/home/bob")),
+        (":wheel", Identity(0, 10, (10,), "/root")),
+        ("4242", Identity(4242, 0, (0,), "/")),
+        ("4242:bare", Identity(4242, 11, (11,), "/")),
+        ("relative", Identity(7, 7, (7,), "/")),
+        ("2147483647", Identity(2147483647, 0, (0,), "/")),
     ],
 )
 def test_who_is_meant(user: str, expected: Identity) -> None:
@@ -60,14 +60,14 @@ def test_who_is_not_there(user: str) -> None:
 
 
 def test_more_groups() -> None:
-    assert passwd.resolve("bob", ("wheel", "77", 29), PASSWD, GROUP).groups == (29, 10, 77)
+    assert passwd.resolve("bob", ("wheel", "77", 29), PASSWD, GROUP).groups == (1001, 29, 10, 77)
     with pytest.raises(PeerError):
         passwd.resolve("bob", ("none",), PASSWD, GROUP)
 
 
 def test_without_files() -> None:
-    assert passwd.resolve("", (), "", "") == Identity(0, 0, (), "/")
-    assert passwd.resolve("7:8", (), "", "") == Identity(7, 8, (), "/")
+    assert passwd.resolve("", (), "", "") == Identity(0, 0, (0,), "/")
+    assert passwd.resolve("7:8", (), "", "") == Identity(7, 8, (8,), "/")
 
 
 def test_files_are_read_as_they_may_be(tmp_path: Path) -> None:
