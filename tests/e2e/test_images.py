@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 import testbed as testbeds
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "integration/rootfs"))

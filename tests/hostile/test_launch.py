@@ -51,6 +51,7 @@ def test_one_pods_agent_knows_nothing_of_anothers_container(testbed: testbeds.Te
     from enclave_cc.errors import PeerError
     from enclave_cc.transport import ttrpc
     from enclave_cc.wire.pb import agent as messages
+    from enclave_cc.wire.pb import codec
 
     first, second = (testbed.cli("run", "-d", busybox, "sleep", "60").stdout.strip() for _ in range(2))
     pods = {str(p["id"]): p for p in json.loads(testbed.cli("ps", "--json").stdout)}
@@ -59,7 +60,7 @@ def test_one_pods_agent_knows_nothing_of_anothers_container(testbed: testbeds.Te
     client = ttrpc.Client(str(sockets[0]), deadline=10)
     container = str(pods[second].get("container", second))
     with pytest.raises(PeerError) as caught:
-        request = messages.HandoverRequest(container_id=container, message=b"\0" * 64).encode()
+        request = codec.encode(messages.HandoverRequest(container_id=container, message=b"\0" * 64))
         client.call("enclavecc.agent.v1.Handover", "Begin", request, timeout=10)
     assert caught.value.code in {"not-found", "handover-refused"}
     client.close()
