@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 from enclave_cc.crypto.secret import Secret
@@ -26,11 +27,7 @@ def target(data: bytes) -> None:
     except (ValueError, RecursionError):
         document = None
     for parse in (BlobDescriptor.from_json, RootfsDescriptor.from_json):
-        try:
+        with contextlib.suppress(PeerError):
             parse(document)
-        except PeerError:
-            pass
-    try:
+    with contextlib.suppress(PeerError):
         open_block(_LAYER, data[0] if data else 0, data[1:])
-    except PeerError:
-        pass
