@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from itertools import chain
 from typing import Final, Protocol
 
 from enclave_cc.enclave.rootfs.entries import Extent
@@ -20,6 +21,7 @@ MAX_SPILL: Final = 4 << 30
 MAX_CHUNKS: Final = 1 << 20  # per file: 4 MiB of map
 MAX_ALL_CHUNKS: Final = 1 << 24  # a header of 1 KiB can ask for a map of 4 MiB; not every header of a layer
 _MAX_COPIED_CHUNK: Final = 4 << 20  # such a chunk is built in memory
+_MAX_COPIED_CHUNKS: Final = 1 << 16  # per file
 _MAX_CHUNK_BITS: Final = 20  # of blocks; 512 MiB with 512-byte blocks
 TAR_BLOCK: Final = 512
 _COPY_SIZE: Final = 1 << 20
@@ -123,7 +125,7 @@ class Content:
             copied += not self._is_chunk_in_place(layer, extent, first * chunk, min((first + 1) * chunk, size), dirty)
             if last != first:
                 copied += not self._is_chunk_in_place(layer, extent, last * chunk, min((last + 1) * chunk, size), dirty)
-        if copied and (chunk > _MAX_COPIED_CHUNK or copied * chunk > MAX_SPILL):
+        if copied and (chunk > _MAX_COPIED_CHUNK or copied > _MAX_COPIED_CHUNKS or copied * chunk > MAX_SPILL):
             return None
         return 4 * count + copied * chunk
 
@@ -137,7 +139,15 @@ class Content:
         copies: dict[int, list[Extent]] = {}
         for extent in extents:
             offset, length, at = extent
-            for index in range(at // chunk, (at + length - 1) // chunk + 1):
+            whole, end_of_whole = -(-at // chunk), (at + length) // chunk  # chunks that the extent fills
+            first = offset + whole * chunk - at
+            if whole < end_of_whole and self.is_in_place(layer, first, (end_of_whole - whole) * chunk, dirty):
+                block = self.starts[layer] + (first >> self._bits)
+                table[whole:end_of_whole] = range(block, block + (end_of_whole - whole << bits), 1 << bits)
+            else:
+                end_of_whole = whole
+            ends = (range(at // chunk, whole), range(end_of_whole, (at + length - 1) // chunk + 1))
+            for index in chain(*ends):
                 start, end = index * chunk, min((index + 1) * chunk, size)
                 if self._is_chunk_in_place(layer, extent, start, end, dirty):
                     table[index] = self.starts[layer] + (offset + start - at >> self._bits)
