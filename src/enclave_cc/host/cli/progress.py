@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from enclave_cc.wire.pb.agent import LayerProgress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+    from enclave_cc.host.cli.timings import Timings
 
 _MIB = 1 << 20
 _LINE_STEP = 8 * _MIB  # a plain line for so many more bytes
@@ -18,7 +20,8 @@ _LINE_STEP = 8 * _MIB  # a plain line for so many more bytes
 class Progress:
     """A `supervisor.Watcher`. `on_running` is called once the workload runs."""
 
-    def __init__(self, *, quiet: bool, on_running: Callable[[], None] | None = None) -> None:
+    def __init__(self, *, quiet: bool, on_running: Callable[[], None] | None = None, timings: Timings | None = None) -> None:
+        self._timings = timings
         self._quiet = quiet
         self._bars = sys.stderr.isatty() and not quiet
         self._on_running = on_running
@@ -28,6 +31,8 @@ class Progress:
         self._said: dict[str, int] = {}
 
     def reach(self, stage: str) -> None:
+        if self._timings is not None:
+            self._timings.reach(stage)
         if stage != "pull":
             self._end_display()
 
@@ -41,7 +46,9 @@ class Progress:
                 else:
                     self._say_line(layer)
 
-    def running(self) -> None:
+    def running(self, told: float, stages: Mapping[str, int]) -> None:
+        if self._timings is not None:
+            self._timings.add_boot(told, stages)
         self._end_display()
         if self._on_running is not None:
             self._on_running()

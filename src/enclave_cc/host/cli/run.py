@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--entrypoint", metavar="PROGRAM", help="replaces the image's entrypoint")
     parser.add_argument("--hostname", default="", help="host name inside")
     parser.add_argument("--read-only", action="store_true", help="no writable layer over the image")
+    parser.add_argument("--timings", type=Path, metavar="FILE", help="write when each stage of the start was reached, as JSON")
     parser.add_argument("image", metavar="IMAGE", help="HOST[:PORT]/REPOSITORY[:TAG][@DIGEST]")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="CMD...", help="replaces the image's command")
 
@@ -85,8 +86,12 @@ def _supervise(
     from dataclasses import replace
 
     from enclave_cc.host.cli.progress import Progress
+    from enclave_cc.host.cli.timings import Timings
     from enclave_cc.host.sandbox.supervisor import Streams, Supervisor
 
+    timings = Timings() if arguments.timings is not None else None
+    if timings is not None:
+        timings.reach("command")
     for error in reconcile(configuration):
         print(f"warning: {error}", file=sys.stderr)
     pod = Pod.create(configuration, pod_options)
@@ -108,11 +113,14 @@ def _supervise(
         stderr=None if detached else 2,
         terminal=arguments.tty,
     )
-    progress = Progress(quiet=arguments.quiet, on_running=None if on_running is None else lambda: on_running(pod.id))
+    on_begin = None if on_running is None else lambda: on_running(pod.id)
+    progress = Progress(quiet=arguments.quiet, on_running=on_begin, timings=timings)
     try:
         outcome = Supervisor(pod, app, replace(overrides, hostname=hostname).encode(), streams, progress).run()
     finally:
         progress.close()
+        if timings is not None:
+            timings.write(arguments.timings)
     if outcome.error is not None and not detached:
         console.print_error(outcome.error, as_json=arguments.json)
     return outcome.exit_code

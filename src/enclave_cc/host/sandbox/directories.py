@@ -11,10 +11,8 @@ STATE/cache/          sealed blobs      STATE/simulator/  the simulated platform
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +28,8 @@ def shorten(identifier: str) -> str:
     """A directory name for a foreign id: Unix sockets lie below it, and their paths have at most 107 bytes."""
     if len(identifier) <= ID_SIZE and identifier.isalnum():
         return identifier
+    import hashlib  # foreign ids only
+
     return hashlib.sha256(identifier.encode()).hexdigest()[:ID_SIZE]
 
 
@@ -122,7 +122,7 @@ class PodLock:
 def claim_id(directories: Directories) -> tuple[str, PodLock]:
     """A new pod id, its lock held before its directory exists."""
     while True:
-        identifier = secrets.token_hex(ID_SIZE // 2)
+        identifier = os.urandom(ID_SIZE // 2).hex()
         lock = PodLock.try_take(directories.locks / identifier)
         if lock is not None and not (directories.pods / identifier).exists():
             return identifier, lock

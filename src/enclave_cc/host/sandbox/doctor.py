@@ -86,9 +86,7 @@ def _check_root(_: Configuration) -> Finding:
 
 def _check_platform(configuration: Configuration) -> Finding:
     if configuration.tee == "simulated":
-        return Finding(
-            "platform", Verdict.NOTE, "simulated SGX: real attestation, but NO PROTECTION against this machine's root"
-        )
+        return Finding("platform", Verdict.NOTE, "simulated SGX: real attestation, but NO PROTECTION against this machine's root")
     fix = f'Set [platform] tee = "simulated" in {configuration.source}, for development.'
     return Finding("platform", Verdict.MISSING, f"the platform is {configuration.tee!r}, which runs nothing", fix)
 

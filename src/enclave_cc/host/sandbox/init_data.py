@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -38,6 +37,8 @@ def write_init_data(configuration: Configuration) -> str:
 
 def compute_config_id(document: str) -> bytes:
     """CONFIGID (64 bytes): SHA-256 of the document's bytes, zero-padded."""
+    import hashlib
+
     return hashlib.sha256(document.encode()).digest().ljust(CONFIG_ID_SIZE, b"\0")
 
 

@@ -159,9 +159,9 @@ class Pod:
         """Starts the container that holds what the pod's containers share, and attaches its network."""
         own_network = self.options.network == "pod"
         root = self.places.run / "pause"
-        for path in (root / "bin", root / "proc", root / "dev"):
+        for path in (root / "pause", root / "proc", root / "dev"):
             path.mkdir(parents=True, exist_ok=True)
-        (root / "bin/busybox").touch()
+        (root / spec.PAUSE_PLACE.lstrip("/")).touch()
         if not spec.PAUSE_PROGRAM.exists():
             raise EnvironmentFault("missing-tool", f"{spec.PAUSE_PROGRAM} is missing", "apt-get install busybox-static")
         container = f"{self.id}-pause"

@@ -16,6 +16,8 @@ from enclave_cc.host.sandbox import cgroups
 
 VERSION = "1.0.2"
 PAUSE_PROGRAM = Path("/bin/busybox")
+# busybox goes by the name it is called; the directory tells a process listing what it is for
+PAUSE_PLACE = "/pause/sleep"
 INSIDE = "/run/enclave-cc"
 _MASKED = ("/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sched_debug", "/proc/scsi", "/sys/firmware")
 
@@ -78,8 +80,8 @@ def make_pause(place: Place, root: Path, *, hostname: str, own_network: bool) ->
     namespaces = [{"type": kind} for kind in ("pid", "mount", "ipc", "uts")]
     if own_network:
         namespaces.append({"type": "network"})
-    spec = _make(place, root, [str(PAUSE_PROGRAM), "sleep", "2147483647"], {"PATH": "/bin"}, (), namespaces, hostname, Resources())
-    spec["mounts"] = [_proc(), _bind(PAUSE_PROGRAM, str(PAUSE_PROGRAM))]
+    spec = _make(place, root, [PAUSE_PLACE, "2147483647"], {"PATH": "/bin"}, (), namespaces, hostname, Resources())
+    spec["mounts"] = [_proc(), _bind(PAUSE_PROGRAM, PAUSE_PLACE)]
     spec["linux"]["maskedPaths"] = list(_MASKED)
     spec["process"]["noNewPrivileges"] = True
     return spec

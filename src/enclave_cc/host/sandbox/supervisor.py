@@ -12,7 +12,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,13 +41,18 @@ class Watcher(Protocol):
     """Who wants to know how far the start is. Called from several threads, and for as long as the start takes."""
 
     def reach(self, stage: str) -> None:
-        """`stage`: sandbox, agent, pull, create, running."""
+        """`stage`: sandbox, then in any order platform, agent container, app container, pause container; agent, pull,
+        create, running.
+        """
 
     def show_layers(self, layers: tuple[LayerProgress, ...]) -> None:
         """While the agent pulls."""
 
-    def running(self) -> None:
-        """The workload runs; whoever detaches may do so now."""
+    def running(self, told: float, stages: Mapping[str, int]) -> None:
+        """The workload runs; whoever detaches may do so now.
+
+        Boot init told so at `told` (Unix time); its stages are in milliseconds after its own start.
+        """
 
     def warn(self, text: str) -> None:
         """Something that did not stop us."""
@@ -160,10 +165,10 @@ class Supervisor:
     # --- start
 
     def _start(self) -> None:
-        pod, app = self._pod, self._app
+        app = self._app
         self._watcher.reach("sandbox")
         self._open_logs()
-        work: list[Callable[[], None]] = [self._start_agent, self._start_app, lambda: pod.serve_platform([app.container])]
+        work: list[Callable[[], None]] = [self._start_agent, self._start_app, self._serve_platform]
         threads = [threading.Thread(target=self._guarded, args=(step,), name="start-step", daemon=True) for step in work]
         for thread in threads:
             thread.start()
@@ -179,6 +184,10 @@ class Supervisor:
         self._watcher.reach("create")
         self._agent.create_container(app.container, app.image, self._overrides)
         self._wait_running()
+
+    def _serve_platform(self) -> None:
+        self._pod.serve_platform([self._app.container])
+        self._watcher.reach("platform")
 
     def _start_agent(self) -> None:
         self._keep("agent", self._pod.start_agent())
@@ -211,6 +220,7 @@ class Supervisor:
     def _keep(self, role: str, running: Running) -> None:
         with self._guard:
             self._started[role] = running
+        self._watcher.reach(f"{role} container")
 
     def _fail(self, error: EnclaveCcError) -> None:
         """The first error is the cause; ending the pod makes what waits for it fail too."""
@@ -247,7 +257,7 @@ class Supervisor:
             if self._streams.terminal and self._master is None and not dead and (path.parent / "control.sock").exists():
                 self._fetch_terminal(path.parent / "control.sock")
             if status is not None and status.state in (BootState.RUNNING, BootState.EXITED):
-                self._begin()
+                self._begin(status.stages)
                 return
             if status is not None and status.state is BootState.ERROR and status.error is not None:
                 raise _StartRefused(status)
@@ -256,13 +266,14 @@ class Supervisor:
             if time.monotonic() > until:
                 raise EnvironmentFault("deadline", f"the workload did not run within {self._deadlines.app_start:g} s")
 
-    def _begin(self) -> None:
+    def _begin(self, stages: Mapping[str, int]) -> None:
         with self._guard:
             self._begun = True
         with suppress(UsageError):  # being stopped already
             self._pod.advance(Event.RUN, started=time.time(), app_pid=self._started["app"].pid)
         self._watcher.reach("running")
-        self._watcher.running()
+        told = (self._pod.shared(self._app.container) / "status.json").stat().st_mtime
+        self._watcher.running(told, stages)
 
     def _explain_start(self, app: Running | None) -> EnclaveCcError:
         """The error to report of a start that failed: the cause, not what it dragged along."""
