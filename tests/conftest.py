@@ -63,7 +63,7 @@ def strict(testbed: testbeds.Testbed, sources: Path) -> str:
 
 @pytest.fixture
 def clean(testbed: testbeds.Testbed) -> Iterator[None]:
-    """Nothing may be left of a test's pods."""
+    """Nothing may be left of a test's pods. (Control groups and processes are the machine's: one run at a time.)"""
     yield
     for pod in testbed.pods():
         testbed.cli("rm", "-f", str(pod["id"]), check=False)

@@ -64,24 +64,25 @@ def tell_kbs(testbed: Testbed, since: int) -> int:
     """What the KBS decided after line `since` of its log; returns the line to go on from."""
     lines = testbed.kbs_log.read_text().splitlines()
     for line in lines[since:]:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        match event.get("event"):
-            case "attest":
-                say(
-                    "attested",
-                    f"{event.get('tee')} enclave, MRENCLAVE {str(event.get('mr_enclave'))[:16]}..., root {event.get('root')}",
-                )
-                say("", f"TCB {event.get('tcb_status')}; judged {event.get('status')}")
-            case "release":
-                say("released", event.get("path"))
-            case "deny":
-                say("denied", f"{event.get('path', 'attestation')}: {event.get('code')} (id {event.get('id')})")
-                for reason in event.get("reasons", [])[:3]:
-                    say("", f"because {reason}")
+        event = json.loads(line)
+        if event["event"] == "allow" and event["stage"] == "attest":
+            for enclave in event["evidence"]:
+                simulated = ", simulated" if enclave["simulated"] else ""
+                say("attested", f"MRENCLAVE {enclave['mr_enclave'][:16]}..., a reference value; root {enclave['root']}{simulated}")
+                say("", f"TCB {enclave['tcb_status']}; judged {enclave['status']} by the attestation policy")
+        elif event["event"] == "allow":
+            say("released", f"{event['resource']}, because every part of the attester is {event['attester'][0]['status']}")
+        elif event["event"] == "deny":
+            say("denied", f"{event['stage']} of {event.get('resource', 'evidence')}: {event['code']} (id {event['id']})")
     return len(lines)
+
+
+def explain_last_denial(testbed: Testbed) -> None:
+    """What the owner, and nobody else, is told."""
+    denials = [json.loads(line) for line in testbed.kbs_log.read_text().splitlines() if '"event":"deny"' in line]
+    say("$", f"enclave-cc explain {denials[-1]['id']}   (the owner)")
+    for line in testbed.cli("explain", denials[-1]["id"]).stdout.splitlines():
+        say("", line)
 
 
 def main() -> int:
@@ -147,6 +148,8 @@ def tell(testbed: Testbed, scratch: Path) -> int:
         if refused.returncode == 0:
             fail(f"{name} was not refused:\n{refused.stdout}")
         say(name, refused.stderr.strip().splitlines()[-1])
+        if name == "a changed agent":
+            explain_last_denial(testbed)
 
     chapter("7. Is any plaintext on a disk?")
     found = testbed.find_plaintext(canary.encode())
