@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import threading
@@ -167,6 +168,42 @@ def _pull_pinned_but_moved(owner: Owner, agent: Agent, digest: Digest) -> None:
         agent.pull(f"{owner.server.host}/multi@{digest}")
     finally:
         path.write_bytes(whole)
+
+
+def test_a_bundle_of_cosign_3_counts_where_the_policy_says_so(owner: Owner, agent: Agent, layout: str) -> None:
+    """cosign 3 stores a sigstore bundle as a referrer; this registry has no referrers API, so under its tag."""
+    published = owner.publish(layout, "bundled")
+    owner.server.tag_path("bundled", f"sha256-{published.digest.hex}.sig").unlink()
+    statement = {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"digest": {"sha256": published.digest.hex}}],
+        "predicateType": "https://sigstore.dev/cosign/sign/v1",
+        "predicate": {},
+    }
+    content = json.dumps(statement).encode()
+    signature = owner.key.sign(sign.formats.Bundle(media.IN_TOTO, content, ()).signed_bytes())
+    envelope = {
+        "payload": base64.b64encode(content).decode(),
+        "payloadType": media.IN_TOTO,
+        "signatures": [{"sig": base64.b64encode(signature).decode()}],
+    }
+    material = {"publicKey": {"hint": "x"}}
+    bundle = json.dumps({"mediaType": media.SIGSTORE_BUNDLE, "verificationMaterial": material, "dsseEnvelope": envelope}).encode()
+    for blob in (bundle, b"{}"):
+        owner.registry.push_blob("bundled", Digest.of(blob), Body.of(blob))
+    layer = Descriptor(media.SIGSTORE_BUNDLE, Digest.of(bundle), len(bundle))
+    subject = Descriptor(media.OCI_MANIFEST, published.digest, len(published.manifest.encode()))
+    empty = Descriptor(media.OCI_EMPTY, Digest.of(b"{}"), 2)
+    referrer = Manifest(media.OCI_MANIFEST, empty, (layer,), {}, media.SIGSTORE_BUNDLE, subject).encode()
+    digest = owner.registry.push_manifest("bundled", str(Digest.of(referrer)), referrer, media.OCI_MANIFEST)
+    entry = Descriptor(media.OCI_MANIFEST, digest, len(referrer), artifact_type=media.SIGSTORE_BUNDLE)
+    tag = f"sha256-{published.digest.hex}"
+    owner.registry.push_manifest("bundled", tag, Index(media.OCI_INDEX, (entry,)).encode(), media.OCI_INDEX)
+    refused("signature-wrong", lambda: agent.pull("bundled"))  # it names no repository, and the policy wants one
+    policy = json.loads(owner.resources.values[POLICY])
+    policy["transports"]["docker"][published.reference.name][0]["signedIdentity"] = {"type": "matchDigestOnly"}
+    owner.resources.values[POLICY] = json.dumps(policy).encode()
+    assert agent.pull("bundled").signers == (owner.key.public.key_id,)
 
 
 def test_a_layers_key_packet_cannot_be_moved_to_another_layer(owner: Owner, agent: Agent, layout: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from enclave_cc.crypto.secret import Secret
 from enclave_cc.errors import EnvironmentFault, PeerError, UsageError
 from enclave_cc.transport import registry as registries
-from enclave_cc.transport import signature_store
+from enclave_cc.transport import registry_session, signature_store
 from enclave_cc.transport.connections import Body
 from enclave_cc.transport.registry_config import RegistryConfig
 from enclave_cc.wire.oci import media_type as media
@@ -24,6 +24,14 @@ from enclave_cc.wire.oci.reference import Reference
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 DIGEST = Digest.of(CONTENT)
 Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
+
+
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, *_: object) -> None:
+        """A client that hangs up is what these tests are about."""
 
 
 class Script:
@@ -51,9 +59,7 @@ class Script:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._server.block_on_close = False
+        self._server = Server(("127.0.0.1", 0), Handler)
         self.host = f"127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
@@ -102,7 +108,7 @@ def connect() -> Iterator[Callable[..., registries.Registry]]:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registries, "_PAUSE", 0.0)
+    monkeypatch.setattr(registry_session, "_PAUSE", 0.0)
 
 
 Serve = Callable[[Answer], Script]
@@ -260,7 +266,7 @@ def test_redirects_end(serve: Serve, connect: Connect) -> None:
 def test_tls_is_never_left() -> None:
     registry = registries.Registry("host.example", deadline=1.0)
     with pytest.raises(PeerError, match="without TLS"):
-        registry._resolve(registry._endpoint, "/v2/a", "http://elsewhere/x")
+        registry.resolve(registry.endpoint, "/v2/a", "http://elsewhere/x")
 
 
 def test_tokens_are_fetched_once_per_scope(serve: Serve, connect: Connect) -> None:
@@ -456,11 +462,11 @@ def test_what_is_not_http_is_a_coded_error(serve: Serve, connect: Connect, junk:
 
 
 def test_docker_hub_has_another_name() -> None:
-    assert registries.parse_host("docker.io", insecure=False).host == "registry-1.docker.io"
-    assert str(registries.parse_host("h:5000", insecure=True)) == "h:5000"
-    assert registries.parse_host("[::1]:5000", insecure=True).host == "::1"
+    assert registry_session.parse_host("docker.io", insecure=False).host == "registry-1.docker.io"
+    assert str(registry_session.parse_host("h:5000", insecure=True)) == "h:5000"
+    assert registry_session.parse_host("[::1]:5000", insecure=True).host == "::1"
     with pytest.raises(UsageError):
-        registries.parse_host("h:x", insecure=True)
+        registry_session.parse_host("h:x", insecure=True)
 
 
 def test_mirrors_come_before_the_registry() -> None:

@@ -14,6 +14,7 @@ from enclave_cc.owner.cli.image_push import parse_target
 from enclave_cc.owner.kbs.client import AdminClient
 from enclave_cc.owner.kbs.directory import KbsDirectory
 from enclave_cc.owner.publish import publish, registration, sign, sources
+from enclave_cc.wire.launch.policy import WORDS
 from enclave_cc.wire.oci import media_type as media
 
 
@@ -28,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow",
         metavar="WORDS",
-        help=f"what a host may override: all, none, or some of {','.join(registration.OVERRIDES)} (default: none, or as it is)",
+        help=f"what a host may override: all, none, or some of {','.join(sorted(WORDS))}, env:NAME, volumes:/PATH "
+        "(default: nothing, or what was said before)",
     )
     registry_options.add_registry_arguments(parser)
 

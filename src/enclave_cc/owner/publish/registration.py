@@ -21,13 +21,13 @@ from enclave_cc.crypto.secret import Secret
 from enclave_cc.crypto.signature import PublicKey
 from enclave_cc.errors import EnclaveCcError, EnvironmentFault, PeerError, UsageError
 from enclave_cc.owner.publish.encrypt import Kek
+from enclave_cc.wire.launch.policy import WORDS, LaunchPolicy, check_word
 from enclave_cc.wire.oci.reference import Reference
 from enclave_cc.wire.oci.signature_policy import SignaturePolicy
 from enclave_cc.wire.rcar.uri import ResourcePath, ResourceUri
 
 SIGNATURE_POLICY = "default/security-policy/default"
 LAUNCH_POLICY = "default/launch-policy/default"
-OVERRIDES = ("command", "env", "exec", "user", "volumes", "workdir")
 _LOCK_WAIT = 60.0  # seconds
 
 
@@ -99,28 +99,29 @@ def register_signer(store: ResourceStore, image: Reference, key: PublicKey, *, r
 
 
 def check_overrides(allow: Sequence[str] | None) -> tuple[str, ...]:
-    """The words of `--allow`, sorted, `all` written out. Raises `UsageError("usage")` for an unknown word."""
-    words = OVERRIDES if allow is not None and "all" in allow else tuple(sorted(set(allow or ())))
-    unknown = set(words) - set(OVERRIDES)
-    if unknown:
-        raise UsageError("usage", f"--allow {sorted(unknown)[0]!r} is none of all, {', '.join(OVERRIDES)}")
-    return words
+    """The words of `--allow`, sorted, `all` written out. Raises `UsageError("usage")` for what no policy can allow."""
+    words = tuple(sorted(WORDS)) if allow is not None and "all" in allow else tuple(sorted(set(allow or ())))
+    try:
+        return tuple(check_word(word) for word in words)
+    except PeerError as error:
+        raise UsageError("usage", f"--allow: {error.what}") from error
 
 
 def register_overrides(store: ResourceStore, image: Reference, allow: Sequence[str] | None) -> None:
     """Sets what a host may override for images of this repository; None leaves it, and makes a policy if there is none.
 
-    Raises `UsageError("usage")` for an unknown word.
+    Raises `UsageError`: "usage" for an unknown word, "policy-invalid" when the present policy cannot be read.
     """
     words = check_overrides(allow)
-    policy = _get_json(store, LAUNCH_POLICY)
-    before = json.dumps(policy, sort_keys=True)
-    policy = policy or {"version": 1, "default": {"allow": []}, "images": {}}
-    images = policy.setdefault("images", {})
-    if allow is not None or image.name not in images:
-        images[image.name] = {"allow": list(words)}
-    if json.dumps(policy, sort_keys=True) != before:
-        store.set_resource(LAUNCH_POLICY, json.dumps(policy, indent=1, sort_keys=True).encode())
+    present = _get(store, LAUNCH_POLICY)
+    try:
+        policy = LaunchPolicy.parse(present) if present is not None else LaunchPolicy()
+    except PeerError as error:
+        raise UsageError("policy-invalid", f"{LAUNCH_POLICY} in the KBS: {error.what}") from error
+    if allow is not None or image.name not in policy.images:
+        policy = policy.with_image(image.name, words)
+    if policy.encode() != present:
+        store.set_resource(LAUNCH_POLICY, policy.encode())
 
 
 @contextlib.contextmanager

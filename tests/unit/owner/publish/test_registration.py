@@ -11,6 +11,7 @@ import pytest
 from enclave_cc.crypto.signing_key import SigningKey
 from enclave_cc.errors import EnvironmentFault, UsageError
 from enclave_cc.owner.publish import registration
+from enclave_cc.wire.launch.policy import LaunchPolicy
 from enclave_cc.wire.oci.reference import Reference
 from enclave_cc.wire.oci.signature_policy import Reject, SignaturePolicy, SigstoreSigned
 from enclave_cc.wire.rcar.uri import ResourcePath
@@ -115,6 +116,7 @@ def test_a_policy_that_cannot_be_read_is_not_overwritten(store: Store, present: 
 def allowed(store: Store, image: str = "h:1/a/b") -> list[str] | None:
     policy = json.loads(store[registration.LAUNCH_POLICY])
     assert (policy["version"], policy["default"]) == (1, {"allow": []})
+    LaunchPolicy.parse(store[registration.LAUNCH_POLICY])
     found = policy["images"].get(image)
     return None if found is None else list(found["allow"])
 
@@ -128,6 +130,8 @@ def test_a_host_may_override_what_the_owner_says(store: Store) -> None:
     assert allowed(store) == ["env", "volumes"]
     registration.register_overrides(store, Reference.parse("h:1/z"), ["all"])
     assert allowed(store, "h:1/z") == ["command", "env", "exec", "user", "volumes", "workdir"]
+    registration.register_overrides(store, IMAGE, ["env:COLOUR", "volumes:/data"])
+    assert allowed(store) == ["env:COLOUR", "volumes:/data"]
     registration.register_overrides(store, IMAGE, [])
     assert allowed(store) == []
     with pytest.raises(UsageError, match="'root'"):
