@@ -15,11 +15,11 @@ from enclave_cc.wire.sealed import block
 from enclave_cc.wire.sealed.descriptor import BlobDescriptor
 from enclave_cc.wire.sealed.sealer import BlockSealer
 
-_BATCH = 8  # blocks a write(2)
+_BATCH = 16  # blocks a write(2)
 
 
 class SealedWriter:
-    """A blob being written under `directory`/blobs. Memory: 9 blocks. Not thread-safe.
+    """A blob being written under `directory`/blobs. Memory: 17 blocks. Not thread-safe.
 
     Use as a context manager: leaving it without `finish` throws the blob away. Raises `EnvironmentFault`:
     "disk-full", or "environment" for other failures of the file system.

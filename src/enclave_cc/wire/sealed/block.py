@@ -6,7 +6,7 @@ from enum import Enum
 
 from enclave_cc.crypto.aead import TAG_SIZE
 
-BLOCK_SIZE = 128 * 1024  # measured: docs/adr/0004-sealed-blobs.md
+BLOCK_SIZE = 64 * 1024  # measured: docs/adr/0004-sealed-blobs.md
 MIN_BLOCK_SIZE = 4096
 MAX_BLOCK_SIZE = 1024 * 1024
 MAX_PLAIN_SIZE = 1 << 46
