@@ -207,23 +207,37 @@ insecure = ["{self.registry_host}"]
 
 
 def enclave_processes(here: str) -> Iterator[str]:
-    """Processes whose command line, root or working directory names `here`, or that run inside an enclave container."""
+    """Processes of the site at `here`: those that name it in their command line, or whose container mounts from it."""
     for directory in Path("/proc").glob("[0-9]*"):
         try:
             line = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            groups = (directory / "cgroup").read_text()
+            contained = "/enclave-cc/" in (directory / "cgroup").read_text()
+            mounted = contained and here in (directory / "mountinfo").read_text()
         except OSError:
             continue
-        if int(directory.name) == os.getpid() or "docker-registry" in line or "kbs serve" in line:
-            continue
-        if "/enclave-cc/" in groups or (here in line and ("runc" in line or "enclave_cc" in line)):
+        ours = here in line and ("runc" in line or "enclave_cc" in line)
+        if (mounted or ours) and int(directory.name) != os.getpid() and "kbs serve" not in line:
             yield f"{directory.name}: {line.strip()[:120]}"
 
 
-def enclave_cgroups(here: str) -> list[str]:
-    found = []
-    for base in Path("/sys/fs/cgroup").rglob("enclave-cc"):
-        found += [str(p) for p in base.iterdir() if p.is_dir()]
+def enclave_cgroups(here: str, *, seconds: float = 3) -> list[str]:
+    """Pods' control groups that belong to the site at `here`, or to nobody for `seconds`."""
+    ours = {line.split(":")[0] for line in enclave_processes(here)}
+    groups = {str(p): p for base in Path("/sys/fs/cgroup").rglob("enclave-cc") for p in base.iterdir() if p.is_dir()}
+    found = [name for name, path in groups.items() if processes_below(path) & ours]
+    empty = {name for name, path in groups.items() if not processes_below(path)}
+    until = time.monotonic() + seconds
+    while empty and time.monotonic() < until:
+        time.sleep(0.1)
+        empty = {name for name in empty if groups[name].exists() and not processes_below(groups[name])}
+    return sorted([*found, *empty])
+
+
+def processes_below(group: Path) -> set[str]:
+    found: set[str] = set()
+    for file in group.rglob("cgroup.procs"):
+        with suppress(OSError):
+            found |= set(file.read_text().split())
     return found
 
 

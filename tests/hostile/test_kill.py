@@ -11,7 +11,6 @@ import random
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
@@ -31,15 +30,8 @@ def find_victims(testbed: testbeds.Testbed, kind: str, cli: subprocess.Popen[byt
     if kind == "kbs":
         assert testbed.kbs is not None
         return [testbed.kbs.pid]
-    word = b"enclave_cc.enclave.agent" if kind == "agent" else b"enclave_cc.enclave.boot"
-    found = []
-    for directory in Path("/proc").glob("[0-9]*"):
-        try:
-            if word in (directory / "cmdline").read_bytes():
-                found.append(int(directory.name))
-        except OSError:
-            continue
-    return found
+    word = "enclave_cc.enclave.agent" if kind == "agent" else "enclave_cc.enclave.boot"
+    return [int(line.split(":")[0]) for line in testbeds.enclave_processes(str(testbed.directory)) if word in line]
 
 
 def test_kill_at_random_points(testbed: testbeds.Testbed, busybox: str, canary: str) -> None:
