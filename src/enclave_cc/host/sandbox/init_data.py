@@ -44,7 +44,7 @@ def compute_config_id(document: str) -> bytes:
 
 def _text(value: str) -> str:
     """A TOML basic string: JSON's escapes are a subset of TOML's, but for DEL, which JSON leaves as it is."""
-    return json.dumps(value).replace("\x7f", "\\u007f")
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _read(configuration: Configuration, path: Path) -> str:
