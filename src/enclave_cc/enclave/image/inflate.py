@@ -8,6 +8,7 @@ skippable frames, or none.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import IO, cast
 
 from enclave_cc.errors import PeerError
 
@@ -52,6 +53,8 @@ def _pass(head: bytes, source: Iterator[bytes]) -> Iterator[bytes]:
 def _inflate_gzip(head: bytes, source: Iterator[bytes]) -> Iterator[bytes]:
     from isal import igzip_lib
 
+    isal_error = cast(type[Exception], igzip_lib.IsalError)  # its stub declares an instance
+
     member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
     feed: bytes | None = head
     while True:
@@ -70,7 +73,7 @@ def _inflate_gzip(head: bytes, source: Iterator[bytes]) -> Iterator[bytes]:
                 raise PeerError("layer-broken", "the layer's gzip stream is cut short")
         try:
             piece: bytes = member.decompress(feed, OUTPUT_SIZE)
-        except (igzip_lib.IsalError, EOFError, ValueError) as error:
+        except (isal_error, EOFError, ValueError) as error:
             raise PeerError("layer-broken", "the layer's gzip stream is broken") from error
         feed = None
         if piece:
@@ -98,7 +101,7 @@ def _inflate_zstd(head: bytes, source: Iterator[bytes]) -> Iterator[bytes]:
     import zstandard
 
     decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_MAX_WINDOW)
-    with decompressor.stream_reader(_Source(head, source), read_across_frames=True) as reader:
+    with decompressor.stream_reader(cast(IO[bytes], _Source(head, source)), read_across_frames=True) as reader:
         while True:
             try:
                 piece: bytes = reader.read(OUTPUT_SIZE)
