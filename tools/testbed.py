@@ -38,6 +38,7 @@ class Testbed:
     registry: subprocess.Popen[bytes] | None = None
     kbs: subprocess.Popen[bytes] | None = None
     environment: dict[str, str] = field(default_factory=dict)
+    groups_before: set[str] = field(default_factory=lambda: {p.name for p in pod_groups()})
 
     @property
     def kbs_directory(self) -> Path:
@@ -199,7 +200,7 @@ insecure = ["{self.registry_host}"]
         return {
             "mounts": [m for m in mounts if m.startswith((str(self.run_directory), str(self.state)))],
             "processes": list(enclave_processes(here)),
-            "cgroups": enclave_cgroups(here),
+            "cgroups": enclave_cgroups(here, self.groups_before),
             "pods": [str(p) for p in (self.run_directory / "pods").glob("*")],
             "loops": loops,
             "leases": [str(p) for p in (self.state / "cache/leases").glob("*")],
@@ -220,10 +221,14 @@ def enclave_processes(here: str) -> Iterator[str]:
             yield f"{directory.name}: {line.strip()[:120]}"
 
 
-def enclave_cgroups(here: str, *, seconds: float = 3) -> list[str]:
-    """Pods' control groups that belong to the site at `here`, or to nobody for `seconds`."""
+def pod_groups() -> list[Path]:
+    return [p for base in Path("/sys/fs/cgroup").rglob("enclave-cc") for p in base.iterdir() if p.is_dir()]
+
+
+def enclave_cgroups(here: str, before: set[str], *, seconds: float = 3) -> list[str]:
+    """Pods' control groups, but those in `before`, that belong to the site at `here`, or to nobody for `seconds`."""
     ours = {line.split(":")[0] for line in enclave_processes(here)}
-    groups = {str(p): p for base in Path("/sys/fs/cgroup").rglob("enclave-cc") for p in base.iterdir() if p.is_dir()}
+    groups = {str(p): p for p in pod_groups() if p.name not in before}
     found = [name for name, path in groups.items() if processes_below(path) & ours]
     empty = {name for name, path in groups.items() if not processes_below(path)}
     until = time.monotonic() + seconds

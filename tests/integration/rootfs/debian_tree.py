@@ -1,4 +1,4 @@
-"""A real root file system: Debian's minbase, made once per machine with debootstrap."""
+"""A real root file system: Debian's minbase with Python, made once per machine with debootstrap."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def apt_mirror() -> str:
 def debian_tree() -> Path:
     """The unpacked tree; treat it as read-only. The first call on a machine takes about a minute."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    tree = CACHE / f"minbase-{SUITE}"
+    tree = CACHE / f"python-{SUITE}"
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not tree.exists():
-            partial = CACHE / f"minbase-{SUITE}.partial"
+            partial = CACHE / f"python-{SUITE}.partial"
             shutil.rmtree(partial, ignore_errors=True)
-            command = ["debootstrap", "--variant=minbase", SUITE, str(partial), apt_mirror()]
+            command = ["debootstrap", "--variant=minbase", "--include=python3", SUITE, str(partial), apt_mirror()]
             done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=900)
             if done.returncode:
                 raise RuntimeError("debootstrap failed: " + done.stdout[-2000:] + done.stderr[-2000:])
