@@ -6,12 +6,11 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-from enclave_cc.wire.pb.agent import LayerProgress
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from enclave_cc.host.cli.timings import Timings
+    from enclave_cc.wire.pb.agent import LayerProgress
 
 _MIB = 1 << 20
 _LINE_STEP = 8 * _MIB  # a plain line for so many more bytes

@@ -5,26 +5,38 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from enclave_cc.errors import UsageError
-from enclave_cc.wire.sgx.manifest import Manifest
+from enclave_cc.errors import PeerError, UsageError
+
+if TYPE_CHECKING:
+    from enclave_cc.wire.sgx.manifest import Manifest
 
 ROLES = ("agent", "app")
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """One bundle directory. `claimed` is its manifest as built; what is measured is what lies on disk now."""
+    """One bundle directory. `manifest` is what it was built as; what is measured is what lies on disk now."""
 
     directory: Path
-    claimed: Manifest
+    role: str
+    manifest: bytes
     sigstruct: bytes
     debug: bool
     mr_enclave: str
+    entrypoint: tuple[str, ...]
+    environment: dict[str, str]
 
     @property
     def root(self) -> Path:
         return self.directory / "rootfs"
+
+    def parse_manifest(self) -> Manifest:
+        """Raises `PeerError("malformed")`."""
+        from enclave_cc.wire.sgx.manifest import Manifest  # hashing: not before the containers are on their way
+
+        return Manifest.parse(self.manifest)
 
 
 def read_bundle(directory: Path, role: str) -> Bundle:
@@ -40,4 +52,10 @@ def read_bundle(directory: Path, role: str) -> Bundle:
         raise UsageError("not-found", f"there is no {role} bundle in {directory}", fix) from error
     if found_role != role or not (directory / "rootfs").is_dir():
         raise UsageError("not-found", f"{directory} is no {role} bundle", fix)
-    return Bundle(directory, Manifest.parse(manifest), sigstruct, debug, mr_enclave)
+    try:
+        claimed = json.loads(manifest)
+        entrypoint = tuple(str(word) for word in claimed["entrypoint"])
+        environment = {str(name): str(value) for name, value in claimed["environment"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PeerError("malformed", f"the manifest of {directory} cannot be read", fix) from error
+    return Bundle(directory, role, manifest, sigstruct, debug, mr_enclave, entrypoint, environment)

@@ -15,6 +15,7 @@ from typing import Any
 from enclave_cc.errors import UsageError, foreign
 
 DEFAULT_FILE = Path("/etc/enclave-cc/config.toml")
+_SUBNET = "10.88.77.0/24"
 NETWORKS = ("host", "none", "pod")
 # Longest name below a pod's directory that a Unix socket is bound to; see unix(7): 108 bytes with the closing NUL.
 _SOCKET_TAIL = len("/pods/0123456789abcdef/c/0123456789abcdef/shared/control.sock")
@@ -65,15 +66,16 @@ class Network:
     default: str = "host"
     cni_path: Path = Path("/usr/lib/cni")
     bridge: str = "enclave-cc0"
-    subnet: str = "10.88.77.0/24"
+    subnet: str = _SUBNET
 
     def __post_init__(self) -> None:
-        import ipaddress
-
         if self.default not in NETWORKS:
             raise UsageError("bad-config", f"[network] default is none of {', '.join(NETWORKS)}")
         try:
-            ipaddress.ip_network(self.subnet)
+            if self.subnet != _SUBNET:
+                import ipaddress  # 4 ms of every start
+
+                ipaddress.ip_network(self.subnet)
         except ValueError as error:
             raise UsageError("bad-config", "[network] subnet is not a network in CIDR form") from error
         if not self.bridge or len(self.bridge) > 15:

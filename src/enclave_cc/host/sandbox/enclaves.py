@@ -47,10 +47,10 @@ class SimulatedEnclaves:
         A bundle that was changed does not fit its SIGSTRUCT. Whoever changed it could sign it anew, with a key of
         their own: that is done here, so that the relying parties judge it, as they would have to.
         """
-        cache_path = self._measurements.with_name(f"{self._measurements.stem}-{bundle.claimed.role}.json")
+        cache_path = self._measurements.with_name(f"{self._measurements.stem}-{bundle.role}.json")
         cache = measuring.load_cache(cache_path)
         known = dict(cache)
-        manifest = measuring.actual_manifest(bundle.root, bundle.claimed, cache).encode()
+        manifest = measuring.actual_manifest(bundle.root, bundle.parse_manifest(), cache).encode()
         if cache != known:
             measuring.save_cache(cache_path, cache)
         try:

@@ -6,7 +6,6 @@ that container, the address lease is given back by DEL, which also works when th
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 from collections.abc import Mapping
@@ -24,6 +23,8 @@ _ANSWER_LIMIT = 1 << 20
 
 def attach(configuration: Configuration, container: str, netns: str) -> list[str]:
     """Adds `eth0` to the namespace; its addresses with prefix length. Raises `EnvironmentFault`."""
+    import ipaddress
+
     answer = _call_plugin(configuration, "ADD", container, netns)
     try:
         return [str(ipaddress.ip_interface(entry["address"])) for entry in answer["ips"]]

@@ -186,7 +186,7 @@ class Pod:
             return self._start(
                 container,
                 lambda place: spec.make_agent(
-                    place, bundle.root, bundle.claimed.entrypoint, bundle.claimed.environment, self.places.cache, resources
+                    place, bundle.root, bundle.entrypoint, bundle.environment, self.places.cache, resources
                 ),
                 Stdio(null, log, log),
             )
@@ -221,8 +221,8 @@ class Pod:
             lambda place: spec.make_app(
                 place,
                 bundle.root,
-                [*bundle.claimed.entrypoint, *extra],
-                bundle.claimed.environment,
+                [*bundle.entrypoint, *extra],
+                bundle.environment,
                 blobs=self.places.cache / "blobs",
                 hostname=app.hostname,
                 network=joined,
@@ -319,7 +319,7 @@ class Pod:
         place = spec.Place(self.id, container, directory, self.sockets)
         (directory / "config.json").write_text(json.dumps(make(place)))
         self._note(Kind.CONTAINER, id=container)
-        if self._is_killed():
+        if self.is_killed():
             raise EnvironmentFault("app-died", "the pod was stopped while it started")
         pid = self.runc.run(container, directory, stdio)
         try:
@@ -328,11 +328,11 @@ class Pod:
             raise EnvironmentFault("app-died", f"container {container} ended at once and left no status") from error
         with self._guard:
             self._running.append(running)
-        if self._is_killed():  # between the two looks
+        if self.is_killed():  # between the two looks
             self.kill()
         return running
 
-    def _is_killed(self) -> bool:
+    def is_killed(self) -> bool:
         with self._guard:
             return self._killed
 

@@ -16,11 +16,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from enclave_cc.errors import EnclaveCcError, EnvironmentFault, PeerError, UsageError, foreign
 from enclave_cc.host.sandbox import control_client
-from enclave_cc.host.sandbox.agent_client import AgentClient
 from enclave_cc.host.sandbox.logs import LogWriter
 from enclave_cc.host.sandbox.pod import AppOptions, Pod, Running
 from enclave_cc.host.sandbox.runc import Stdio
@@ -29,7 +28,10 @@ from enclave_cc.host.sandbox.streams import InputPump, Pump, RawTerminal, get_si
 from enclave_cc.wire.control import message
 from enclave_cc.wire.control.status import State as BootState
 from enclave_cc.wire.control.status import Status
-from enclave_cc.wire.pb.agent import LayerProgress
+
+if TYPE_CHECKING:
+    from enclave_cc.host.sandbox.agent_client import AgentClient
+    from enclave_cc.wire.pb.agent import LayerProgress
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _PROGRESS_INTERVAL = 0.2
@@ -86,7 +88,8 @@ class Supervisor:
         self._streams = streams
         self._watcher = watcher
         self._deadlines = pod.configuration.deadlines
-        self._agent = AgentClient(pod.agent_socket, deadline=self._deadlines.agent_start)
+        self._agent: AgentClient | None = None
+        self._pause: threading.Thread | None = None
         self._errors: list[EnclaveCcError] = []
         self._guard = threading.Lock()
         self._started: dict[str, Running] = {}
@@ -172,17 +175,19 @@ class Supervisor:
         threads = [threading.Thread(target=self._guarded, args=(step,), name="start-step", daemon=True) for step in work]
         for thread in threads:
             thread.start()
+        from enclave_cc.host.sandbox.agent_client import AgentClient  # 20 ms, while runc works
+
+        agent = self._agent = AgentClient(self._pod.agent_socket, deadline=self._deadlines.agent_start)
         for thread in threads:
             thread.join()
         if self._errors:
             return
         self._watcher.reach("agent")
-        agent = self._started["agent"]
-        self._agent.wait(agent.pidfd, deadline=self._deadlines.agent_start)
+        agent.wait(self._started["agent"].pidfd, deadline=self._deadlines.agent_start)
         self._watcher.reach("pull")
-        self._pull()
+        self._pull(agent)
         self._watcher.reach("create")
-        self._agent.create_container(app.container, app.image, self._overrides)
+        agent.create_container(app.container, app.image, self._overrides)
         self._wait_running()
 
     def _serve_platform(self) -> None:
@@ -204,8 +209,13 @@ class Supervisor:
         finally:
             for descriptor in owned:
                 os.close(descriptor)
-        if pause is None:
+
+    def _start_pause(self) -> None:
+        try:
             self._keep("pause", self._pod.start_pause())
+        except (EnclaveCcError, OSError) as error:
+            if not self._pod.is_killed():
+                self._watcher.warn(f"the pause container: {error}")
 
     def _guarded(self, step: Callable[[], None]) -> None:
         try:
@@ -228,18 +238,18 @@ class Supervisor:
             self._errors.append(error)
         self._pod.kill()
 
-    def _pull(self) -> None:
+    def _pull(self, agent: AgentClient) -> None:
         ended = threading.Event()
 
         def look() -> None:
             while not ended.wait(_PROGRESS_INTERVAL):
                 with suppress(EnclaveCcError):
-                    self._watcher.show_layers(self._agent.get_pull_progress(self._app.container).layers)
+                    self._watcher.show_layers(agent.get_pull_progress(self._app.container).layers)
 
         looker = threading.Thread(target=look, name="progress", daemon=True)
         looker.start()
         try:
-            self._agent.pull_image(self._app.container, self._app.image, deadline=self._deadlines.pull)
+            agent.pull_image(self._app.container, self._app.image, deadline=self._deadlines.pull)
         finally:
             ended.set()
             looker.join()
@@ -274,6 +284,10 @@ class Supervisor:
         self._watcher.reach("running")
         told = (self._pod.shared(self._app.container) / "status.json").stat().st_mtime
         self._watcher.running(told, stages)
+        if "pause" not in self._started:
+            # It holds namespaces for containers that join the pod; with none to share yet, the workload does not wait.
+            self._pause = threading.Thread(target=self._start_pause, name="pause", daemon=True)
+            self._pause.start()
 
     def _explain_start(self, app: Running | None) -> EnclaveCcError:
         """The error to report of a start that failed: the cause, not what it dragged along."""
@@ -439,7 +453,10 @@ class Supervisor:
     def _close(self) -> None:
         self._pod.kill()  # nobody writes any more
         self._drain()
-        self._agent.close()
+        if self._agent is not None:
+            self._agent.close()
+        if self._pause is not None:
+            self._pause.join()
         for log in (self._log, self._boot_log):
             if log is not None:
                 log.close()
