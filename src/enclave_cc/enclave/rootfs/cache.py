@@ -174,7 +174,7 @@ class NodeCache:
         except PeerError:
             self._miss(name, "it does not authenticate")
             return None
-        # Ours from here on: an agent of the same signer and CPU wrote it, under this name.
+        # Ours from here on: the same build of the agent on this CPU wrote it, under this name.
         end = 4 + int.from_bytes(plain[:4], "big")
         document = json.loads(plain[4:end])
         with suppress(OSError):

@@ -33,9 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add.add_argument("name", metavar="NAME")
     add.add_argument("--certificate", metavar="PEM", help=f"the root's certificate; not needed for {INTEL}")
     add.add_argument("--collateral", metavar="JSON", action="append", default=[], help="QuoteCollateralV3; once per FMSPC and CA")
-    add.add_argument(
-        "--simulated", action="store_true", help="platforms below this root are no hardware and protect nothing"
-    )
+    add.add_argument("--simulated", action="store_true", help="platforms below this root are no hardware and protect nothing")
     listing = actions.add_parser("ls", help="list roots and their collateral")
     listing.add_argument("--json", action="store_true")
     remove = actions.add_parser("rm", help="stop trusting a root")
