@@ -7,9 +7,9 @@ import time
 
 from enclave_cc import console
 from enclave_cc.host.cli import options
-from enclave_cc.host.sandbox import directories
+from enclave_cc.host.sandbox import directories, ending
 from enclave_cc.host.sandbox.directories import Directories
-from enclave_cc.host.sandbox.states import FINAL
+from enclave_cc.host.sandbox.states import FINAL, State
 
 _COLUMNS = ("id", "name", "image", "state", "age", "exit_code")
 
@@ -21,9 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    places = Directories.of(options.load(arguments))
+    configuration = options.load(arguments)
+    places = Directories.of(configuration)
     rows = []
-    for directory, record in directories.list_pods(places):
+    for directory, written in directories.list_pods(places):
+        record = dict(written)
+        if directory.parent == places.pods and not ending.is_live(configuration, directory):
+            record["state"] = str(State.LOST)  # the next `run` or `rm` takes it down
         ended = directory.parent == places.records or record.get("state") in FINAL
         if ended and not arguments.all:
             continue

@@ -24,7 +24,7 @@ def stop(configuration: Configuration, directory: Path, *, grace: float) -> None
 
     Raises `EnvironmentFault("deadline")` when its supervisor does not take it down.
     """
-    if not _is_live(configuration, directory):
+    if not is_live(configuration, directory):
         return
     record = directories.read_json(directory / "pod.json")
     container = directories.shorten(str(record.get("container", "")))
@@ -33,7 +33,7 @@ def stop(configuration: Configuration, directory: Path, *, grace: float) -> None
         control_client.ask(control, message.StopRequest(), deadline=min(grace, configuration.deadlines.stop) or 0.001)
     except EnclaveCcError:
         _signal_supervisor(record)  # the workload does not run yet: the start is given up
-    if not _wait(lambda: not _is_live(configuration, directory), grace):
+    if not _wait(lambda: not is_live(configuration, directory), grace):
         kill(configuration, directory)
 
 
@@ -41,11 +41,11 @@ def kill(configuration: Configuration, directory: Path) -> None:
     """Kills every process of the pod's containers and waits until it is taken down. Raises `EnvironmentFault("deadline")`."""
     identifier = directory.name
     until = time.monotonic() + configuration.deadlines.remove
-    while _is_live(configuration, directory):
+    while is_live(configuration, directory):
         for pid in cgroups.list_processes(identifier):
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
-        if _wait(lambda: not _is_live(configuration, directory), 0.2):
+        if _wait(lambda: not is_live(configuration, directory), 0.2):
             return
         _signal_supervisor(directories.read_json(directory / "pod.json"))
         if time.monotonic() > until:
@@ -55,7 +55,7 @@ def kill(configuration: Configuration, directory: Path) -> None:
 def remove(configuration: Configuration, directory: Path, *, force: bool) -> None:
     """Removes a pod and everything it left. Raises `UsageError("wrong-state")` for a live one without `force`."""
     places = Directories.of(configuration)
-    if _is_live(configuration, directory):
+    if is_live(configuration, directory):
         if not force:
             raise UsageError("wrong-state", "the pod still runs", "Stop it first, or use `rm -f`.")
         kill(configuration, directory)
@@ -71,7 +71,7 @@ def remove(configuration: Configuration, directory: Path, *, force: bool) -> Non
     records.remove(configuration, directory.name)
 
 
-def _is_live(configuration: Configuration, directory: Path) -> bool:
+def is_live(configuration: Configuration, directory: Path) -> bool:
     """A supervisor holds the pod."""
     places = Directories.of(configuration)
     if not (places.pods / directory.name).exists():
@@ -79,7 +79,7 @@ def _is_live(configuration: Configuration, directory: Path) -> bool:
     lock = PodLock.try_take(places.locks / directory.name)
     if lock is None:
         return True
-    lock.release(remove=False)
+    lock.release(remove=not (places.pods / directory.name).exists())  # it may have ended meanwhile
     return False
 
 

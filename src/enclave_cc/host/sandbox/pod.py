@@ -96,7 +96,7 @@ class Pod:
             places.prepare()
             identifier, lock = directories.claim_id(places)
         except OSError as error:
-            raise _fault(error, f"the directories below {configuration.run} and {configuration.state}") from error
+            raise explain(error, f"the directories below {configuration.run} and {configuration.state}") from error
         pod = cls(configuration, identifier, lock, options)
         try:
             pod._prepare()
@@ -104,7 +104,7 @@ class Pod:
             with suppress(EnclaveCcError):
                 pod._take_down(keep=False)
             if isinstance(error, OSError):
-                raise _fault(error, f"the pod's directory {pod.directory}") from error
+                raise explain(error, f"the pod's directory {pod.directory}") from error
             raise
         return pod
 
@@ -361,7 +361,8 @@ class Pod:
         self._lock.release(remove=True)
 
 
-def _fault(error: OSError, where: str) -> EnvironmentFault:
+def explain(error: OSError, where: str) -> EnvironmentFault:
+    """An error of the operating system, coded: "disk-full" where it is one."""
     import errno
 
     code = "disk-full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "environment"
