@@ -35,7 +35,8 @@ class ControlConnection:
         data = message.encode_request(request)
         try:
             sent = socket.send_fds(self._socket, [data], list(descriptors)) if descriptors else self._socket.send(data)
-            self._socket.sendall(data[sent:])
+            if sent < len(data):  # sending nothing fails too when the answer came already and the other side has closed
+                self._socket.sendall(data[sent:])
         except OSError as error:
             raise EnvironmentFault("app-died", f"boot init does not take the request: {error.strerror}") from error
 
