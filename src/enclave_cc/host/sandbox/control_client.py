@@ -31,12 +31,14 @@ class ControlConnection:
             raise EnvironmentFault("wrong-state", f"the container does not take requests: {error.strerror}") from error
 
     def send(self, request: message.Request, descriptors: Sequence[int] = ()) -> None:
-        """Raises `EnvironmentFault`, `PeerError("too-large")`."""
+        """Raises `EnvironmentFault`, `PeerError("too-large")`. A boot init that closed already may have said why: `receive`."""
         data = message.encode_request(request)
         try:
             sent = socket.send_fds(self._socket, [data], list(descriptors)) if descriptors else self._socket.send(data)
             if sent < len(data):  # sending nothing fails too when the answer came already and the other side has closed
                 self._socket.sendall(data[sent:])
+        except BrokenPipeError:
+            return
         except OSError as error:
             raise EnvironmentFault("app-died", f"boot init does not take the request: {error.strerror}") from error
 
