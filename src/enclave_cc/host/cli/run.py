@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from enclave_cc import console
-from enclave_cc.errors import UsageError, foreign
+from enclave_cc.errors import PeerError, UsageError, foreign
 from enclave_cc.host.cli import options
 from enclave_cc.host.sandbox.configuration import NETWORKS, Configuration
 from enclave_cc.host.sandbox.pod import AppOptions, Pod, PodOptions
@@ -17,6 +17,7 @@ from enclave_cc.host.sandbox.reconcile import reconcile
 from enclave_cc.host.sandbox.spec import Resources, Volume
 from enclave_cc.wire.launch import mounts
 from enclave_cc.wire.launch.overrides import Overrides
+from enclave_cc.wire.oci.reference import Reference
 
 SIMULATED = "platform: simulated SGX (no protection against root)"
 
@@ -54,8 +55,12 @@ def run(arguments: argparse.Namespace) -> int:
         hostname=arguments.hostname,
         remove=arguments.rm,
     )
-    volumes = [parse_volume(text, number) for number, text in enumerate(arguments.volume)]
-    overrides = make_overrides(arguments, tuple(volume for _, volume in volumes), pod_options.network)
+    Reference.parse(arguments.image)
+    try:
+        volumes = [parse_volume(text, number) for number, text in enumerate(arguments.volume)]
+        overrides = make_overrides(arguments, tuple(volume for _, volume in volumes), pod_options.network)
+    except PeerError as error:  # "malformed", which here is the user's own word
+        raise UsageError("usage", error.what) from error
     resources = Resources(
         memory=options.parse_size(arguments.memory) if arguments.memory else 0,
         cpus=_check_cpus(arguments.cpus),
