@@ -5,6 +5,7 @@ python=$1 venv=$2
 packages=(
     python3-venv                # the venv, and the interpreter that goes into the bundles
     runc fuse3 erofs-utils      # containers, the FUSE device's rules, fsck.erofs as a judge
+    containerd                  # what the shim and the snapshotter serve
     docker-registry skopeo umoci gocryptfs debootstrap busybox-static  # real peers for demo, tests and bench
     containernetworking-plugins iproute2 iptables                      # --network pod
     attr libcap2-bin make ca-certificates

@@ -96,13 +96,14 @@ class Configuration:
     registry_insecure: tuple[str, ...] = ()
     registry_ca: Path | None = None
     runc: str = "runc"
+    containerd_root: Path = Path("/var/lib/containerd")
     deadlines: Deadlines = field(default_factory=Deadlines)
     limits: Limits = field(default_factory=Limits)
     network: Network = field(default_factory=Network)
     source: str = "built-in defaults"
 
     def __post_init__(self) -> None:
-        for name in ("state", "run", "agent_bundle", "app_bundle"):
+        for name in ("state", "run", "agent_bundle", "app_bundle", "containerd_root"):
             if not getattr(self, name).is_absolute():
                 raise UsageError("bad-config", f"{self.source}: the path {name} is not absolute")
         if len(os.fsencode(self.run)) + _SOCKET_TAIL > _SOCKET_LIMIT:
@@ -138,6 +139,7 @@ _SECTIONS = {
     "kbs": {"url", "certificate"},
     "registry": {"insecure", "ca"},
     "runtime": {"runc"},
+    "containerd": {"root"},
     "deadlines": {item.name for item in fields(Deadlines)},
     "limits": {item.name for item in fields(Limits)},
     "network": {item.name for item in fields(Network)},
@@ -177,6 +179,7 @@ def parse(document: Mapping[str, Any], source: str) -> Configuration:
         registry_insecure=tuple(insecure),
         registry_ca=Path(authority) if authority else None,
         runc=text("runtime", "runc", "runc"),
+        containerd_root=Path(text("containerd", "root", "/var/lib/containerd")),
         deadlines=Deadlines(**document.get("deadlines", {})),
         limits=Limits(**document.get("limits", {})),
         network=Network(**network),
