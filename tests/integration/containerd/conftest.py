@@ -1,0 +1,73 @@
+"""One containerd for the session, on the session's registry, KBS and simulated platform, with ordinary and encrypted images."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import cri as clients  # noqa: E402  (lies here)
+import daemon  # noqa: E402
+from kubelet import OURS, RUNC, Kubelet  # noqa: E402
+
+import testbed as testbeds  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def node(testbed: testbeds.Testbed) -> Iterator[daemon.Node]:
+    directory = Path(tempfile.mkdtemp(prefix="ecc-", dir="/tmp"))
+    with daemon.running(directory / "c", testbed.registry_host, configuration=testbed.configuration) as running:
+        yield running
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def cri(node: daemon.Node) -> Iterator[clients.Cri]:
+    client = clients.Cri(node.address)
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def plain(testbed: testbeds.Testbed, sources: Path, cri: clients.Cri) -> str:
+    """The ordinary busybox image, in containerd."""
+    reference = f"{testbed.registry_host}/plain:latest"
+    daemon.push_layout(f"{sources}:busybox", reference)
+    cri.pull(reference)
+    return reference
+
+
+@pytest.fixture(scope="session")
+def encrypted(busybox: str, cri: clients.Cri) -> str:
+    """The same image, encrypted and signed, known to containerd; its owner allows everything."""
+    cri.pull(busybox)
+    return busybox
+
+
+def make_kubelet(node: daemon.Node, cri: clients.Cri, logs: Path, handler: str, image: str) -> Iterator[Kubelet]:
+    kubelet = Kubelet(node, cri, logs, handler, image)
+    yield kubelet
+    kubelet.close()
+
+
+@pytest.fixture
+def ordinary(node: daemon.Node, cri: clients.Cri, tmp_path: Path, plain: str) -> Iterator[Kubelet]:
+    yield from make_kubelet(node, cri, tmp_path / "ordinary", RUNC, plain)
+
+
+@pytest.fixture
+def enclaves(node: daemon.Node, cri: clients.Cri, tmp_path: Path, encrypted: str) -> Iterator[Kubelet]:
+    yield from make_kubelet(node, cri, tmp_path / "enclaves", OURS, encrypted)
+
+
+@pytest.fixture(params=[RUNC, OURS])
+def kubelet(request: pytest.FixtureRequest) -> Kubelet:
+    """Every test of this fixture runs with ordinary pods and with ours: they may not differ."""
+    return request.getfixturevalue("ordinary" if request.param == RUNC else "enclaves")

@@ -1,0 +1,493 @@
+# ruff: noqa: RUF009 (codec.message(...) declares a field, as dataclasses.field(...) does)
+"""The part of the Kubernetes Container Runtime Interface v1 that the suites use, for our protobuf codec.
+
+Source: k8s.io/cri-api, pkg/apis/runtime/v1/api.proto. Fields that no suite reads or sets are left out; the codec skips them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from enclave_cc.wire.pb import codec
+
+
+class Namespace(IntEnum):
+    """NamespaceMode."""
+
+    POD = 0
+    CONTAINER = 1
+    NODE = 2
+    TARGET = 3
+
+
+class SandboxState(IntEnum):
+    READY = 0
+    NOTREADY = 1
+
+
+class ContainerState(IntEnum):
+    CREATED = 0
+    RUNNING = 1
+    EXITED = 2
+    UNKNOWN = 3
+
+
+class Seccomp(IntEnum):
+    """SecurityProfile.ProfileType."""
+
+    RUNTIME_DEFAULT = 0
+    UNCONFINED = 1
+    LOCALHOST = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Empty:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRequest:
+    version: str = codec.string(1)
+
+
+@dataclass(frozen=True, slots=True)
+class VersionResponse:
+    version: str = codec.string(1)
+    runtime_name: str = codec.string(2)
+    runtime_version: str = codec.string(3)
+    runtime_api_version: str = codec.string(4)
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeCondition:
+    type: str = codec.string(1)
+    status: bool = codec.boolean(2)
+    reason: str = codec.string(3)
+    message: str = codec.string(4)
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeStatus:
+    conditions: tuple[RuntimeCondition, ...] = codec.message(1, RuntimeCondition, repeated=True)
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRequest:
+    verbose: bool = codec.boolean(1)
+
+
+@dataclass(frozen=True, slots=True)
+class StatusResponse:
+    status: RuntimeStatus | None = codec.message(1, RuntimeStatus)
+    info: dict[str, str] = codec.string_map(2)
+
+
+@dataclass(frozen=True, slots=True)
+class Int64Value:
+    value: int = codec.int64(1)
+
+
+@dataclass(frozen=True, slots=True)
+class UInt64Value:
+    value: int = codec.uint64(1)
+
+
+# --- pods
+
+
+@dataclass(frozen=True, slots=True)
+class DnsConfig:
+    servers: tuple[str, ...] = codec.string(1, repeated=True)
+    searches: tuple[str, ...] = codec.string(2, repeated=True)
+    options: tuple[str, ...] = codec.string(3, repeated=True)
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceOption:
+    network: int = codec.int32(1)
+    pid: int = codec.int32(2)
+    ipc: int = codec.int32(3)
+    target_id: str = codec.string(4)
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityProfile:
+    profile_type: int = codec.int32(1)
+    localhost_ref: str = codec.string(2)
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSecurityContext:
+    namespace_options: NamespaceOption | None = codec.message(1, NamespaceOption)
+    run_as_user: Int64Value | None = codec.message(3, Int64Value)
+    readonly_rootfs: bool = codec.boolean(4)
+    privileged: bool = codec.boolean(6)
+    seccomp: SecurityProfile | None = codec.message(9, SecurityProfile)
+
+
+@dataclass(frozen=True, slots=True)
+class LinuxPodSandboxConfig:
+    cgroup_parent: str = codec.string(1)
+    security_context: SandboxSecurityContext | None = codec.message(2, SandboxSecurityContext)
+    sysctls: dict[str, str] = codec.string_map(3)
+
+
+@dataclass(frozen=True, slots=True)
+class PodSandboxMetadata:
+    name: str = codec.string(1)
+    uid: str = codec.string(2)
+    namespace: str = codec.string(3)
+    attempt: int = codec.uint32(4)
+
+
+@dataclass(frozen=True, slots=True)
+class PodSandboxConfig:
+    metadata: PodSandboxMetadata | None = codec.message(1, PodSandboxMetadata)
+    hostname: str = codec.string(2)
+    log_directory: str = codec.string(3)
+    dns_config: DnsConfig | None = codec.message(4, DnsConfig)
+    labels: dict[str, str] = codec.string_map(6)
+    annotations: dict[str, str] = codec.string_map(7)
+    linux: LinuxPodSandboxConfig | None = codec.message(8, LinuxPodSandboxConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class RunPodSandboxRequest:
+    config: PodSandboxConfig | None = codec.message(1, PodSandboxConfig)
+    runtime_handler: str = codec.string(2)
+
+
+@dataclass(frozen=True, slots=True)
+class PodSandboxId:
+    """StopPodSandboxRequest, RemovePodSandboxRequest, PodSandboxStatusRequest, RunPodSandboxResponse."""
+
+    pod_sandbox_id: str = codec.string(1)
+
+
+@dataclass(frozen=True, slots=True)
+class PodSandboxNetworkStatus:
+    ip: str = codec.string(1)
+
+
+@dataclass(frozen=True, slots=True)
+class PodSandboxStatus:
+    id: str = codec.string(1)
+    metadata: PodSandboxMetadata | None = codec.message(2, PodSandboxMetadata)
+    state: int = codec.int32(3)
+    created_at: int = codec.int64(4)
+    network: PodSandboxNetworkStatus | None = codec.message(5, PodSandboxNetworkStatus)
+    labels: dict[str, str] = codec.string_map(7)
+    annotations: dict[str, str] = codec.string_map(8)
+    runtime_handler: str = codec.string(9)
+
+
+@dataclass(frozen=True, slots=True)
+class PodSandboxStatusRequest:
+    pod_sandbox_id: str = codec.string(1)
+    verbose: bool = codec.boolean(2)
+
+
+@dataclass(frozen=True, slots=True)
+class PodSandboxStatusResponse:
+    status: PodSandboxStatus | None = codec.message(1, PodSandboxStatus)
+    info: dict[str, str] = codec.string_map(2)
+
+
+@dataclass(frozen=True, slots=True)
+class PodSandbox:
+    id: str = codec.string(1)
+    metadata: PodSandboxMetadata | None = codec.message(2, PodSandboxMetadata)
+    state: int = codec.int32(3)
+    created_at: int = codec.int64(4)
+    labels: dict[str, str] = codec.string_map(5)
+    runtime_handler: str = codec.string(7)
+
+
+@dataclass(frozen=True, slots=True)
+class ListPodSandboxResponse:
+    items: tuple[PodSandbox, ...] = codec.message(1, PodSandbox, repeated=True)
+
+
+# --- containers
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec:
+    image: str = codec.string(1)
+    annotations: dict[str, str] = codec.string_map(2)
+    user_specified_image: str = codec.string(18)
+    runtime_handler: str = codec.string(19)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyValue:
+    key: str = codec.string(1)
+    value: bytes = codec.bytestring(2)
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    container_path: str = codec.string(1)
+    host_path: str = codec.string(2)
+    readonly: bool = codec.boolean(3)
+
+
+@dataclass(frozen=True, slots=True)
+class LinuxContainerResources:
+    cpu_period: int = codec.int64(1)
+    cpu_quota: int = codec.int64(2)
+    cpu_shares: int = codec.int64(3)
+    memory_limit_in_bytes: int = codec.int64(4)
+    oom_score_adj: int = codec.int64(5)
+    cpuset_cpus: str = codec.string(6)
+    cpuset_mems: str = codec.string(7)
+    unified: dict[str, str] = codec.string_map(9)
+    memory_swap_limit_in_bytes: int = codec.int64(10)
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    add_capabilities: tuple[str, ...] = codec.string(1, repeated=True)
+    drop_capabilities: tuple[str, ...] = codec.string(2, repeated=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSecurityContext:
+    capabilities: Capability | None = codec.message(1, Capability)
+    privileged: bool = codec.boolean(2)
+    namespace_options: NamespaceOption | None = codec.message(3, NamespaceOption)
+    run_as_user: Int64Value | None = codec.message(5, Int64Value)
+    run_as_username: str = codec.string(6)
+    readonly_rootfs: bool = codec.boolean(7)
+    supplemental_groups: tuple[int, ...] = codec.int64(8, repeated=True)
+    no_new_privs: bool = codec.boolean(11)
+    run_as_group: Int64Value | None = codec.message(12, Int64Value)
+    masked_paths: tuple[str, ...] = codec.string(13, repeated=True)
+    readonly_paths: tuple[str, ...] = codec.string(14, repeated=True)
+    seccomp: SecurityProfile | None = codec.message(15, SecurityProfile)
+
+
+@dataclass(frozen=True, slots=True)
+class LinuxContainerConfig:
+    resources: LinuxContainerResources | None = codec.message(1, LinuxContainerResources)
+    security_context: ContainerSecurityContext | None = codec.message(2, ContainerSecurityContext)
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerMetadata:
+    name: str = codec.string(1)
+    attempt: int = codec.uint32(2)
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerConfig:
+    metadata: ContainerMetadata | None = codec.message(1, ContainerMetadata)
+    image: ImageSpec | None = codec.message(2, ImageSpec)
+    command: tuple[str, ...] = codec.string(3, repeated=True)
+    args: tuple[str, ...] = codec.string(4, repeated=True)
+    working_dir: str = codec.string(5)
+    envs: tuple[KeyValue, ...] = codec.message(6, KeyValue, repeated=True)
+    mounts: tuple[Mount, ...] = codec.message(7, Mount, repeated=True)
+    labels: dict[str, str] = codec.string_map(9)
+    annotations: dict[str, str] = codec.string_map(10)
+    log_path: str = codec.string(11)
+    stdin: bool = codec.boolean(12)
+    stdin_once: bool = codec.boolean(13)
+    tty: bool = codec.boolean(14)
+    linux: LinuxContainerConfig | None = codec.message(15, LinuxContainerConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class CreateContainerRequest:
+    pod_sandbox_id: str = codec.string(1)
+    config: ContainerConfig | None = codec.message(2, ContainerConfig)
+    sandbox_config: PodSandboxConfig | None = codec.message(3, PodSandboxConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerId:
+    """The requests of one container that carry nothing else, and CreateContainerResponse."""
+
+    container_id: str = codec.string(1)
+
+
+@dataclass(frozen=True, slots=True)
+class StopContainerRequest:
+    container_id: str = codec.string(1)
+    timeout: int = codec.int64(2)
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerFilter:
+    id: str = codec.string(1)
+    pod_sandbox_id: str = codec.string(3)
+
+
+@dataclass(frozen=True, slots=True)
+class ListContainersRequest:
+    filter: ContainerFilter | None = codec.message(1, ContainerFilter)
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    id: str = codec.string(1)
+    pod_sandbox_id: str = codec.string(2)
+    metadata: ContainerMetadata | None = codec.message(3, ContainerMetadata)
+    image: ImageSpec | None = codec.message(4, ImageSpec)
+    image_ref: str = codec.string(5)
+    state: int = codec.int32(6)
+
+
+@dataclass(frozen=True, slots=True)
+class ListContainersResponse:
+    containers: tuple[Container, ...] = codec.message(1, Container, repeated=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerStatusRequest:
+    container_id: str = codec.string(1)
+    verbose: bool = codec.boolean(2)
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerStatus:
+    """Times in nanoseconds since 1970."""
+
+    id: str = codec.string(1)
+    metadata: ContainerMetadata | None = codec.message(2, ContainerMetadata)
+    state: int = codec.int32(3)
+    created_at: int = codec.int64(4)
+    started_at: int = codec.int64(5)
+    finished_at: int = codec.int64(6)
+    exit_code: int = codec.int32(7)
+    image: ImageSpec | None = codec.message(8, ImageSpec)
+    image_ref: str = codec.string(9)
+    reason: str = codec.string(10)
+    message: str = codec.string(11)
+    labels: dict[str, str] = codec.string_map(12)
+    mounts: tuple[Mount, ...] = codec.message(14, Mount, repeated=True)
+    log_path: str = codec.string(15)
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerStatusResponse:
+    status: ContainerStatus | None = codec.message(1, ContainerStatus)
+    info: dict[str, str] = codec.string_map(2)
+
+
+@dataclass(frozen=True, slots=True)
+class CpuUsage:
+    timestamp: int = codec.int64(1)
+    usage_core_nano_seconds: UInt64Value | None = codec.message(2, UInt64Value)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUsage:
+    timestamp: int = codec.int64(1)
+    working_set_bytes: UInt64Value | None = codec.message(2, UInt64Value)
+    usage_bytes: UInt64Value | None = codec.message(4, UInt64Value)
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerAttributes:
+    id: str = codec.string(1)
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerStats:
+    attributes: ContainerAttributes | None = codec.message(1, ContainerAttributes)
+    cpu: CpuUsage | None = codec.message(2, CpuUsage)
+    memory: MemoryUsage | None = codec.message(3, MemoryUsage)
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerStatsResponse:
+    stats: ContainerStats | None = codec.message(1, ContainerStats)
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateContainerResourcesRequest:
+    container_id: str = codec.string(1)
+    linux: LinuxContainerResources | None = codec.message(2, LinuxContainerResources)
+
+
+@dataclass(frozen=True, slots=True)
+class ExecSyncRequest:
+    container_id: str = codec.string(1)
+    cmd: tuple[str, ...] = codec.string(2, repeated=True)
+    timeout: int = codec.int64(3)
+
+
+@dataclass(frozen=True, slots=True)
+class ExecSyncResponse:
+    stdout: bytes = codec.bytestring(1)
+    stderr: bytes = codec.bytestring(2)
+    exit_code: int = codec.int32(3)
+
+
+@dataclass(frozen=True, slots=True)
+class ExecRequest:
+    container_id: str = codec.string(1)
+    cmd: tuple[str, ...] = codec.string(2, repeated=True)
+    tty: bool = codec.boolean(3)
+    stdin: bool = codec.boolean(4)
+    stdout: bool = codec.boolean(5)
+    stderr: bool = codec.boolean(6)
+
+
+@dataclass(frozen=True, slots=True)
+class AttachRequest:
+    container_id: str = codec.string(1)
+    stdin: bool = codec.boolean(2)
+    tty: bool = codec.boolean(3)
+    stdout: bool = codec.boolean(4)
+    stderr: bool = codec.boolean(5)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamingUrl:
+    """ExecResponse, AttachResponse."""
+
+    url: str = codec.string(1)
+
+
+# --- images
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRequest:
+    """PullImageRequest without credentials, ImageStatusRequest, RemoveImageRequest."""
+
+    image: ImageSpec | None = codec.message(1, ImageSpec)
+
+
+@dataclass(frozen=True, slots=True)
+class PullImageRequest:
+    image: ImageSpec | None = codec.message(1, ImageSpec)
+    sandbox_config: PodSandboxConfig | None = codec.message(3, PodSandboxConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class PullImageResponse:
+    image_ref: str = codec.string(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    id: str = codec.string(1)
+    repo_tags: tuple[str, ...] = codec.string(2, repeated=True)
+    repo_digests: tuple[str, ...] = codec.string(3, repeated=True)
+    size: int = codec.uint64(4)
+    uid: Int64Value | None = codec.message(5, Int64Value)
+    username: str = codec.string(6)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStatusResponse:
+    image: Image | None = codec.message(1, Image)
+
+
+@dataclass(frozen=True, slots=True)
+class ListImagesResponse:
+    images: tuple[Image, ...] = codec.message(1, Image, repeated=True)
