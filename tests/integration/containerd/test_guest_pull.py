@@ -1,0 +1,183 @@
+"""Enclave images on a real containerd with our snapshotter: the host downloads no layer of them, and nothing else changes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import cri as clients
+import daemon
+import grpc
+import pytest
+from kubelet import RUNC, Kubelet, wait_until
+
+import testbed as testbeds
+from enclave_cc.host.snapshotter.images import chain_ids
+from enclave_cc.wire.cri.named_user import MARKED_GID, MARKED_UID
+from enclave_cc.wire.oci.config import ImageConfig
+
+pytestmark = pytest.mark.root
+
+
+def read_manifest(reference: str) -> dict[str, Any]:
+    command = ["skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{reference}"]
+    return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+
+
+def layers_of(reference: str) -> set[str]:
+    return {layer["digest"] for layer in read_manifest(reference)["layers"]}
+
+
+class Requests:
+    """What containerd read from the registry since the test began."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        self.start = len(daemon.read_blob_requests(log))
+
+    def digests(self) -> set[str]:
+        found = daemon.read_blob_requests(self.log)[self.start :]
+        return {digest for agent, digest in found if agent.startswith("containerd/")}
+
+
+@pytest.fixture
+def requests(testbed: testbeds.Testbed) -> Requests:
+    return Requests(testbed.directory / "registry.log")
+
+
+@pytest.fixture
+def images(tmp_path: Path, canary: str) -> Path:
+    """An OCI layout: `one` has a layer of its own; `two` has two, `base` the lower of them, `sibling` that and another."""
+    layout = tmp_path / "layout"
+    base = testbeds.busybox_root(tmp_path / "base")
+    (base / "etc/base").write_text(f"{tmp_path}\n{canary}\n")
+    testbeds.make_image(layout, "base", base, "--config.cmd", "/bin/sh")
+    upper = tmp_path / "upper"
+    (upper / "opt").mkdir(parents=True)
+    (upper / "opt/secret").write_text((canary + "\n") * 2000)
+    for name in ("two", "sibling"):
+        subprocess.run(["umoci", "tag", "--image", f"{layout}:base", name], check=True)
+        (upper / "opt/name").write_text(name)
+        subprocess.run(["umoci", "--log", "error", "insert", "--image", f"{layout}:{name}", str(upper), "/"], check=True)
+    shutil.rmtree(upper)
+    return layout
+
+
+def list_snapshots(node: daemon.Node) -> list[str]:
+    """As containerd names them: chain ids and container ids."""
+    listed = node.ctr("snapshots", "--snapshotter", daemon.SNAPSHOTTER, "ls").stdout.splitlines()[1:]
+    return [line.split()[0] for line in listed]
+
+
+def chain_of(layout: Path, tag: str) -> list[str]:
+    """The ids of an image's stacks of layers."""
+    raw = subprocess.run(["skopeo", "inspect", "--config", "--raw", f"oci:{layout}:{tag}"], capture_output=True, check=True).stdout
+    return list(chain_ids(ImageConfig.parse(raw).diff_ids))
+
+
+def name_of(request: pytest.FixtureRequest) -> str:
+    return re.sub(r"\W", "-", request.node.name).strip("-").lower()
+
+
+def test_no_layer_of_an_enclave_image_is_downloaded(
+    testbed: testbeds.Testbed,
+    node: daemon.Node,
+    cri: clients.Cri,
+    images: Path,
+    requests: Requests,
+    canary: str,
+    request: pytest.FixtureRequest,
+) -> None:
+    reference = testbed.publish(f"{images}:two", name_of(request))
+    layers, config = layers_of(reference), read_manifest(reference)["config"]["digest"]
+    assert len(layers) == 2
+    cri.pull(reference)
+    assert config in requests.digests()  # the log does tell what containerd reads
+    assert not layers & requests.digests()
+    assert not layers & node.content_digests()
+    assert testbed.find_plaintext(canary.encode(), node.root, node.snapshots) == []
+
+    plain = f"{testbed.registry_host}/{name_of(request)}-plain:latest"
+    daemon.push_layout(f"{images}:sibling", plain)  # the same pull of an ordinary image does download, and is seen
+    with pytest.raises(grpc.RpcError, match="shares lower layers with an enclave image"):
+        cri.pull(plain)
+    cri.remove_image(reference)
+    wait_until(lambda: not set(list_snapshots(node)) & set(chain_of(images, "two")))
+    cri.pull(plain)
+    assert layers_of(plain) <= requests.digests()
+    cri.remove_image(plain)
+
+
+def test_one_encrypted_layer_makes_the_whole_image_the_enclaves(
+    testbed: testbeds.Testbed, cri: clients.Cri, images: Path, requests: Requests, request: pytest.FixtureRequest
+) -> None:
+    reference = testbed.publish(f"{images}:two", name_of(request), "--layers", "-1")
+    types = [layer["mediaType"].endswith("+encrypted") for layer in read_manifest(reference)["layers"]]
+    assert types == [False, True]
+    cri.pull(reference)
+    assert not layers_of(reference) & requests.digests()
+    cri.remove_image(reference)
+
+
+def test_ordinary_layers_that_are_there_already_serve_an_enclave_image(
+    testbed: testbeds.Testbed, cri: clients.Cri, node: daemon.Node, images: Path, requests: Requests, request: pytest.FixtureRequest
+) -> None:
+    plain = f"{testbed.registry_host}/{name_of(request)}-plain:latest"
+    daemon.push_layout(f"{images}:base", plain)
+    cri.pull(plain)
+    reference = testbed.publish(f"{images}:two", name_of(request))
+    cri.pull(reference)
+    assert not layers_of(reference) & requests.digests()
+    again = cri.pull(reference)  # nothing to do
+    assert cri.image_status(reference).id == again
+    cri.remove_image(reference)
+    cri.remove_image(plain)
+
+
+def test_a_named_user_becomes_the_mark(
+    testbed: testbeds.Testbed, node: daemon.Node, cri: clients.Cri, images: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """CRI resolves USER app:audio before any runtime is asked; the image's own passwd is inside the enclave."""
+    subprocess.run(["umoci", "config", "--image", f"{images}:base", "--config.user", "app:audio"], check=True)
+    reference = testbed.publish(f"{images}:base", name_of(request))
+    cri.pull(reference)
+    kubelet = Kubelet(node, cri, tmp_path / "logs", RUNC, reference)
+    try:
+        pod = kubelet.run_pod()
+        container = pod.create()
+        user = pod.spec(container)["process"]["user"]
+        assert (user["uid"], user["gid"]) == (MARKED_UID, MARKED_GID)
+        upper = find_upper(node, container)
+        assert (upper / "etc/passwd").read_text() == f"app:x:{MARKED_UID}:{MARKED_GID}::/:/bin/false\n"
+        assert sorted(p.name for p in upper.iterdir()) == ["etc"]
+    finally:
+        kubelet.close()
+        cri.remove_image(reference)
+
+
+def find_upper(node: daemon.Node, key: str) -> Path:
+    shown = node.ctr("snapshots", "--snapshotter", daemon.SNAPSHOTTER, "mounts", "/mnt", key).stdout
+    found = re.search(r"upperdir=([^,\s]+)", shown)
+    assert found, shown
+    assert f"lowerdir={node.snapshots}/empty" in shown
+    return Path(found[1])
+
+
+def test_ordinary_pods_run_on_the_same_snapshotter(ordinary: Kubelet) -> None:
+    pod = ordinary.run_pod()
+    assert pod.run("echo hello; touch /written && ls /written") == (0, "hello\n/written\n")
+
+
+def test_a_killed_snapshotter_comes_back_to_what_it_knew(node: daemon.Node, ordinary: Kubelet) -> None:
+    pod = ordinary.run_pod()
+    container = pod.shell("sleep 60")
+    before = node.ctr("snapshots", "--snapshotter", daemon.SNAPSHOTTER, "ls").stdout
+    node.kill_snapshotter()
+    node.start_snapshotter()
+    wait_until(lambda: node.ctr("snapshots", "--snapshotter", daemon.SNAPSHOTTER, "ls", check=False).stdout == before)
+    assert pod.exec(container, "echo still here")[:2] == (0, "still here\n")
+    assert pod.run("echo more")[1] == "more\n"
