@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -36,10 +37,21 @@ def cri(node: daemon.Node) -> Iterator[clients.Cri]:
 
 
 @pytest.fixture(scope="session")
-def plain(testbed: testbeds.Testbed, sources: Path, cri: clients.Cri) -> str:
-    """The ordinary busybox image, in containerd."""
+def plain(testbed: testbeds.Testbed, sources: Path, tmp_path_factory: pytest.TempPathFactory, cri: clients.Cri) -> str:
+    """The ordinary busybox image, in containerd.
+
+    Below it lies a layer that the encrypted one has not: containerd takes equal stacks of layers for the same, whichever
+    image was pulled first, and those of the encrypted one are not on this host.
+    """
     reference = f"{testbed.registry_host}/plain:latest"
-    daemon.push_layout(f"{sources}:busybox", reference)
+    directory = tmp_path_factory.mktemp("plain")
+    (directory / "own").mkdir()
+    (directory / "own/plain").touch()
+    own = testbeds.make_image(directory / "layout", "plain", directory / "own")
+    root = sources.parent / "root"
+    subprocess.run(["umoci", "--log", "error", "insert", "--image", own, str(root), "/"], check=True)
+    subprocess.run(["umoci", "config", "--image", own, "--config.cmd", "/bin/sh"], check=True)
+    daemon.push_layout(own, reference)
     cri.pull(reference)
     return reference
 
