@@ -32,6 +32,7 @@ def node(testbed: testbeds.Testbed) -> Iterator[daemon.Node]:
 @pytest.fixture(scope="session")
 def cri(node: daemon.Node) -> Iterator[clients.Cri]:
     client = clients.Cri(node.address)
+    client.pull(node.pause)  # now, so that the first pod does not
     yield client
     client.close()
 

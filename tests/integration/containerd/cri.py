@@ -199,7 +199,7 @@ def pod(
     namespace: str = "default",
     annotations: dict[str, str] | None = None,
     dns: DnsConfig | None = None,
-    parent: str = "/enclave-cc-test",
+    parent: str,
     sysctls: dict[str, str] | None = None,
 ) -> PodSandboxConfig:
     """A pod of a fresh name and uid. CRI has no "own process namespace per pod": CONTAINER is Kubernetes' default."""

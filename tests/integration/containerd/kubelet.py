@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,8 +16,23 @@ import daemon
 import grpc
 from cri_messages import ContainerState, ContainerStatus, PodSandboxConfig
 
+# The control group of all pods, and of this test run alone.
+PARENT = f"/enclave-cc-test-{os.urandom(4).hex()}"
 RUNC = "runc"
 OURS = "enclave-cc"
+
+
+def wait_ready(client: cri.Cri) -> None:
+    """Until CRI answers: after a start of containerd it first looks for its pods."""
+
+    def answers() -> bool:
+        try:
+            client.list_pods()
+        except grpc.RpcError:
+            return False
+        return True
+
+    wait_until(answers)
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
@@ -39,15 +55,17 @@ class Kubelet:
 
     def run_pod(self, **options: Any) -> Pod:
         """A ready pod; `options` are those of `cri.pod`."""
-        config = cri.pod(logs=self.logs, **options)
+        config = cri.pod(logs=self.logs / os.urandom(4).hex(), parent=PARENT, **options)
         found = Pod(self, config, self.cri.run_pod(config, self.handler))
         self.pods.append(found)
         return found
 
     def close(self) -> None:
-        for found in self.pods:
+        for found in list(self.pods):
             with suppress(grpc.RpcError):
-                found.end()
+                found.cri.end_pod(found.id)
+            with suppress(AssertionError):
+                found.remove_groups()
 
 
 @dataclass
@@ -114,5 +132,23 @@ class Pod:
 
     def end(self) -> None:
         self.cri.end_pod(self.id)
+        self.remove_groups()
         if self in self.kubelet.pods:
             self.kubelet.pods.remove(self)
+
+    def remove_groups(self) -> None:
+        """The pod's own control groups are the kubelet's: whoever left one below makes this fail."""
+        assert self.config.linux is not None
+        for group in Path("/sys/fs/cgroup").glob(f"*{self.config.linux.cgroup_parent}"):
+            wait_until(lambda g=group: remove_group(g), 5)
+
+
+def remove_group(group: Path) -> bool:
+    """Whether it is gone. It stays while processes end in it, or while it has groups below."""
+    try:
+        group.rmdir()
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return False
+    return True
