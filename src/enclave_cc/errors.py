@@ -61,6 +61,7 @@ TABLE: dict[str, Row] = {
     "not-found": Row(3, Status.NOT_FOUND, 404, "Check the name with the matching `ls` or `ps`."),
     "already-exists": Row(3, Status.ALREADY_EXISTS, 409, "Choose another name, or remove the present one first."),
     "wrong-state": Row(3, Status.FAILED_PRECONDITION, 409, "Check its state with `enclave-cc ps`."),
+    "unsupported": Row(3, Status.UNIMPLEMENTED, 501, "See README, Limits."),
     # environment
     "missing-tool": Row(4, Status.FAILED_PRECONDITION, 500, "Run `enclave-cc doctor`; it says how to get it."),
     "environment": Row(4, Status.FAILED_PRECONDITION, 500, "Run `enclave-cc doctor`."),

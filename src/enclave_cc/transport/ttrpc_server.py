@@ -97,10 +97,17 @@ class Server:
         host, port = self._listener.getsockname()[:2]
         return host, port
 
-    def start(self) -> None:
-        """Listens, and returns. Raises `EnvironmentFault("environment")` when the address cannot be had."""
+    def start(self, made: socket.socket | None = None) -> None:
+        """Listens, or takes over a socket that listens already, and returns.
+
+        Raises `EnvironmentFault("environment")` when the address cannot be had.
+        """
         if self._listener is not None:
             raise UsageError("wrong-state", "this ttrpc server was started before")
+        if made is not None:
+            self._listener = made
+            threading.Thread(target=self._accept, name="ttrpc-accept", daemon=True).start()
+            return
         family = socket.AF_UNIX if isinstance(self._requested, str) else socket.AF_INET
         listener = socket.socket(family, socket.SOCK_STREAM)
         try:

@@ -61,9 +61,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """`default`: what `run` uses; the rest is the bridge of `--network pod`."""
+    """`default`: what `run` uses; `agent`: where the agent of a containerd pod is, in the pod's network or the node's; the
+    rest is the bridge of `--network pod`.
+    """
 
     default: str = "host"
+    agent: str = "pod"
     cni_path: Path = Path("/usr/lib/cni")
     bridge: str = "enclave-cc0"
     subnet: str = _SUBNET
@@ -71,6 +74,8 @@ class Network:
     def __post_init__(self) -> None:
         if self.default not in NETWORKS:
             raise UsageError("bad-config", f"[network] default is none of {', '.join(NETWORKS)}")
+        if self.agent not in ("pod", "host"):
+            raise UsageError("bad-config", "[network] agent is none of pod, host")
         try:
             if self.subnet != _SUBNET:
                 import ipaddress  # 4 ms of every start

@@ -128,6 +128,14 @@ def claim_id(directories: Directories) -> tuple[str, PodLock]:
             return identifier, lock
 
 
+def claim(directories: Directories, identifier: str) -> PodLock:
+    """The lock of a pod whose id the caller chose. Raises `UsageError("already-exists")` while it has a supervisor."""
+    lock = PodLock.try_take(directories.locks / identifier)
+    if lock is None:
+        raise UsageError("already-exists", f"pod {identifier} has a supervisor")
+    return lock
+
+
 def claim_name(directories: Directories, name: str, identifier: str) -> Path:
     """Raises `UsageError("already-exists")` when a live or recorded pod has it."""
     if not name or len(name) > 63 or not all(c.isascii() and (c.isalnum() or c in "_.-") for c in name) or not name[0].isalnum():

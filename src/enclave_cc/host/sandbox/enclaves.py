@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from enclave_cc.crypto.rsa3072 import SigningKey
 from enclave_cc.errors import EnvironmentFault, PeerError
-from enclave_cc.host.sandbox import cgroups
 from enclave_cc.host.sandbox.bundle import Bundle
 from enclave_cc.simulator import bundle as measuring
 from enclave_cc.simulator.cpu import SimulatedEnclave, SoftwareCpu
@@ -25,9 +25,12 @@ from enclave_cc.wire.sgx import sigstruct
 class SimulatedEnclaves:
     """The enclaves of one pod, by container. Threads may launch while others ask."""
 
-    def __init__(self, pod: str, state: Path, path: Path, measurements: Path) -> None:
-        """Loads the platform in `state`, made when there is none. Raises `EnvironmentFault`, `PeerError`."""
-        self._pod = pod
+    def __init__(self, find: Callable[[int], str | None], state: Path, path: Path, measurements: Path) -> None:
+        """Loads the platform in `state`, made when there is none. `find`: which container of the pod a process is in.
+
+        Raises `EnvironmentFault`, `PeerError`.
+        """
+        self._find = find
         self._measurements = measurements
         self._lock = threading.Lock()
         self._enclaves: dict[str, SimulatedEnclave] = {}
@@ -65,9 +68,9 @@ class SimulatedEnclaves:
 
     def identify(self, pid: int) -> SimulatedEnclave:
         """Raises `PeerError("report-refused")` for a process of no enclave of this pod."""
-        place = cgroups.find_container(pid)
+        container = self._find(pid)
         with self._lock:
-            enclave = self._enclaves.get(place[1]) if place is not None and place[0] == self._pod else None
+            enclave = self._enclaves.get(container) if container is not None else None
         if enclave is None:
             raise PeerError("report-refused", "the asking process is in no enclave of this pod")
         return enclave

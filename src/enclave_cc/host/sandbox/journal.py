@@ -18,7 +18,8 @@ from pathlib import Path
 class Kind(StrEnum):
     """What a step makes, outside the pod's own directory."""
 
-    CONTAINER = "container"  # id: runc's
+    CONTAINER = "container"  # id: runc's; group: its control group, when that is not below the pod's own
+    MOUNT = "mount"  # path: a mount outside the pod's directory
     CGROUP = "cgroup"  # the pod's control groups
     NETWORK = "network"  # container, netns: an attachment by CNI
     LEASE = "lease"  # path: pins blobs of the node's cache

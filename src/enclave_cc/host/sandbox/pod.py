@@ -33,17 +33,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodOptions:
-    """`name`: unique on the node, the id when empty. `remove`: nothing is kept after the end."""
+    """`name`: unique on the node, the id when empty. `remove`: nothing is kept after the end.
+
+    `identifier`: 16 hex digits, for a caller that must find the pod again; a new one when empty. `systemd`: control
+    groups are systemd's.
+    """
 
     name: str = ""
     network: str = "host"
     hostname: str = ""
     remove: bool = False
+    identifier: str = ""
+    systemd: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppOptions:
-    """What the host decides of one app container. `description` goes into the record, for people."""
+    """What the host decides of one app container. `description` goes into the record, for people.
+
+    `foundation` and `generated` (file name to source) come from a container manager, instead of what we would choose.
+    """
 
     container: str
     image: str
@@ -51,6 +60,8 @@ class AppOptions:
     volumes: tuple[spec.Volume, ...] = ()
     resources: spec.Resources = field(default_factory=spec.Resources)
     description: Mapping[str, object] = field(default_factory=dict)
+    foundation: spec.Foundation | None = None
+    generated: Mapping[str, Path] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +83,7 @@ class Pod:
         self.places = Directories.of(configuration)
         self.directory = self.places.pods / identifier
         self.sockets = self.directory / "run"
-        self.runc = Runc(configuration.runc, self.places.runc, deadline=configuration.deadlines.runc)
+        self.runc = Runc(configuration.runc, self.places.runc, deadline=configuration.deadlines.runc, systemd=options.systemd)
         self.addresses: list[str] = []
         self._lock = lock
         self._journal: Journal | None = None
@@ -82,6 +93,7 @@ class Pod:
         self._bundle_guard = threading.Lock()
         self._bundles: dict[str, Bundle] = {}
         self._running: list[Running] = []
+        self._groups: dict[str, str] = {}  # container to its control group
         self._killed = False
         self._record: dict[str, Any] = {}
 
@@ -94,11 +106,18 @@ class Pod:
         places = Directories.of(configuration)
         try:
             places.prepare()
-            identifier, lock = directories.claim_id(places)
+            if options.identifier:
+                identifier, lock = options.identifier, directories.claim(places, options.identifier)
+            else:
+                identifier, lock = directories.claim_id(places)
         except OSError as error:
             raise explain(error, f"the directories below {configuration.run} and {configuration.state}") from error
         pod = cls(configuration, identifier, lock, options)
         try:
+            if options.identifier and pod.directory.exists():
+                from enclave_cc.host.sandbox.reconcile import take_down_dead  # left by a supervisor that was killed
+
+                take_down_dead(configuration, identifier)
             pod._prepare()
         except BaseException as error:
             with suppress(EnclaveCcError):
@@ -138,7 +157,9 @@ class Pod:
         """
         from enclave_cc.host.sandbox.enclaves import SimulatedEnclaves  # 50 ms, while runc and the enclaves start
 
-        enclaves = SimulatedEnclaves(self.id, self.places.simulator, self.sockets / "cpu.sock", self.places.measurements)
+        enclaves = SimulatedEnclaves(
+            self._find_container, self.places.simulator, self.sockets / "cpu.sock", self.places.measurements
+        )
         config_id = init_data.compute_config_id(init_data.write_init_data(self.configuration))
         enclaves.launch(f"{self.id}-agent", self.bundle("agent"), config_id=config_id)
         for container in apps:
@@ -173,7 +194,17 @@ class Pod:
             self.addresses = network.attach(self.configuration, container, netns)
         return pause
 
-    def start_agent(self) -> Running:
+    def start_bundle(self, container: str, bundle: Path, stdio: Stdio, *, group: str) -> Running:
+        """Creates a container from a bundle that somebody else made, as it is; `runc.start` lets it go."""
+        place = cgroups.resolve(group)
+        self._note(Kind.CONTAINER, id=container, group=place)
+        return self._keep_running(container, self.runc.create(container, bundle, stdio), place)
+
+    def note_mount(self, path: Path) -> None:
+        """Call before something is mounted at `path` outside the pod's directory: it goes with the pod."""
+        self._note(Kind.MOUNT, path=str(path))
+
+    def start_agent(self, *, foundation: spec.Foundation | None = None, resolver: Path = Path("/etc/resolv.conf")) -> Running:
         """Starts the agent enclave; it listens on `agent_socket` later. Raises coded errors."""
         bundle = self.bundle("agent")
         document = init_data.write_init_data(self.configuration)
@@ -186,9 +217,10 @@ class Pod:
             return self._start(
                 container,
                 lambda place: spec.make_agent(
-                    place, bundle.root, bundle.entrypoint, bundle.environment, self.places.cache, resources
+                    place, bundle.root, bundle.entrypoint, bundle.environment, self.places.cache, resources, resolver
                 ),
                 Stdio(null, log, log),
+                foundation,
             )
         finally:
             os.close(null)
@@ -211,7 +243,7 @@ class Pod:
         self.write_files(app)
         self._note(Kind.LEASE, path=str(self.places.leases / app.container))
         joined: str | Path = self.options.network
-        if joined == "pod":
+        if joined == "pod" and app.foundation is None:
             if pause is None:
                 raise UsageError("wrong-state", "a container of a pod network needs the pause container")
             joined = Path(f"/proc/{pause.pid}/ns/net")
@@ -230,11 +262,19 @@ class Pod:
                 resources=app.resources,
             ),
             stdio,
+            app.foundation,
         )
 
     def write_files(self, app: AppOptions) -> None:
         """The files that the host generates for a container: name resolution follows its network."""
         files = self.container_directory(app.container) / "files"
+        if app.generated is not None:
+            for name, source in app.generated.items():
+                try:
+                    (files / name).write_bytes(source.read_bytes())
+                except OSError as error:
+                    raise UsageError("not-found", f"the generated file {source}: {error.strerror}") from error
+            return
         hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
         if self.options.network == "host":
             with suppress(OSError):
@@ -252,7 +292,33 @@ class Pod:
         (files / "resolv.conf").write_text(resolver)
 
     def count_oom_kills(self, container: str) -> int:
-        return cgroups.count_oom_kills(self.id, container)
+        return cgroups.count_oom_kills_at(self.group_of(container))
+
+    def group_of(self, container: str) -> str:
+        """Its control group: the place in the hierarchy."""
+        return self._groups.get(container) or cgroups.path_of(self.id, container)
+
+    def list_processes(self, container: str) -> set[int]:
+        return cgroups.list_processes_at(self.group_of(container))
+
+    def remove_container(self, running: Running) -> None:
+        """Takes one container away, killed if it runs; its init must be waited for by the caller. Raises `EnvironmentFault`."""
+        self.runc.delete(running.container)
+        group = self.group_of(running.container)
+        if not cgroups.remove_at(group, deadline=self.configuration.deadlines.remove):
+            raise EnvironmentFault("environment", f"the control group {group} is still in use")
+        with self._guard:
+            if running in self._running:
+                self._running.remove(running)
+                os.close(running.pidfd)
+            self._groups.pop(running.container, None)
+            enclaves = self._enclaves
+        if enclaves is not None:
+            enclaves.forget(running.container)
+        (self.places.leases / running.container).unlink(missing_ok=True)
+        directory = self.container_directory(running.container)
+        if directory.exists():
+            takedown.remove_directory(directory)
 
     def wait_exit(self, running: Running) -> int:
         """Exit code of an init whose pidfd is readable; 128 + n when a signal ended it."""
@@ -265,7 +331,8 @@ class Pod:
         """Kills every process of the pod and lets no container start any more. Any thread may call it."""
         with self._guard:
             self._killed = True
-        for pid in cgroups.list_processes(self.id):
+            groups = list(self._groups.values())
+        for pid in cgroups.list_processes(self.id).union(*map(cgroups.list_processes_at, groups)):
             with suppress(OSError):
                 os.kill(pid, 9)
 
@@ -313,21 +380,52 @@ class Pod:
             raise UsageError("wrong-state", "the platform is not served yet")
         self._enclaves.launch(container, self.bundle("app"))
 
-    def _start(self, container: str, make: Callable[[spec.Place], dict[str, Any]], stdio: Stdio | None) -> Running:
+    def _start(
+        self,
+        container: str,
+        make: Callable[[spec.Place], dict[str, Any]],
+        stdio: Stdio | None,
+        foundation: spec.Foundation | None = None,
+    ) -> Running:
         directory = self.container_directory(container)
         directory.mkdir(exist_ok=True, mode=0o700)
-        place = spec.Place(self.id, container, directory, self.sockets)
-        (directory / "config.json").write_text(json.dumps(make(place)))
-        self._note(Kind.CONTAINER, id=container)
+        made = make(spec.Place(self.id, container, directory, self.sockets))
+        group = None
+        if foundation is None:
+            self._note(Kind.CONTAINER, id=container)
+        else:
+            foundation.put(made)
+            group = cgroups.resolve(foundation.group)
+            self._note(Kind.CONTAINER, id=container, group=group)
+        (directory / "config.json").write_text(json.dumps(made))
         if self.is_killed():
             raise EnvironmentFault("app-died", "the pod was stopped while it started")
-        pid = self.runc.run(container, directory, stdio)
+        if group is not None:
+            with self._guard:
+                self._groups[container] = group  # its first question may come before `runc run` has returned
+        return self._keep_running(container, self.runc.run(container, directory, stdio), group)
+
+    def _find_container(self, pid: int) -> str | None:
+        """Which container of this pod a process is in: its control group tells."""
+        with self._guard:
+            groups = dict(self._groups)
+        if groups:
+            place = cgroups.find_place(pid, groups.values())
+            found = next((name for name, group in groups.items() if group == place), None)
+            if found is not None:
+                return found
+        ours = cgroups.find_container(pid)
+        return ours[1] if ours is not None and ours[0] == self.id else None
+
+    def _keep_running(self, container: str, pid: int, group: str | None) -> Running:
         try:
             running = Running(container, pid, os.pidfd_open(pid))
         except ProcessLookupError as error:
             raise EnvironmentFault("app-died", f"container {container} ended at once and left no status") from error
         with self._guard:
             self._running.append(running)
+            if group is not None:
+                self._groups[container] = group
         if self.is_killed():  # between the two looks
             self.kill()
         return running

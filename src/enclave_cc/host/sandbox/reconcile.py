@@ -46,6 +46,7 @@ def take_down_dead(configuration: Configuration, identifier: str) -> None:
     directory = places.pods / identifier
     record = directories.read_json(directory / "pod.json")
     kept = bool(record) and not record.get("remove")
+    takedown.kill_orphaned_runc(configuration, directory)
     takedown.undo(configuration, identifier, directory, keep_name=kept)
     if kept:
         state = State(str(record.get("state", State.CREATED)))

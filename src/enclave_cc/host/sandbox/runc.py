@@ -40,7 +40,9 @@ def become_subreaper() -> None:
 class Runc:
     """One runc root. Container ids are unique in it."""
 
-    def __init__(self, program: str, root: Path, *, deadline: float) -> None:
+    def __init__(self, program: str, root: Path, *, deadline: float, systemd: bool = False) -> None:
+        """`systemd`: control groups are its, and paths of them have its form."""
+        self._flags = ["--systemd-cgroup"] if systemd else []
         self._program = program
         self._root = root
         self._deadline = deadline
@@ -69,6 +71,36 @@ class Runc:
         """Kills what runs and removes the container, its cgroups and state. A container that is gone is no error."""
         self._call("delete", ["--force", container], self._root / f"{container}.log")
         (self._root / f"{container}.log").unlink(missing_ok=True)
+
+    def pause(self, container: str) -> None:
+        """Freezes every process of the container. Raises `EnvironmentFault`."""
+        self._call("pause", [container], self._root / f"{container}.log")
+
+    def resume(self, container: str) -> None:
+        """Raises `EnvironmentFault`."""
+        self._call("resume", [container], self._root / f"{container}.log")
+
+    def update(self, container: str, resources: bytes) -> None:
+        """Sets limits; `resources` is OCI `linux.resources` as JSON. Raises `EnvironmentFault`."""
+        file = os.memfd_create("resources")
+        try:
+            os.write(file, resources)
+            path = f"/proc/{os.getpid()}/fd/{file}"
+            self._call("update", ["--resources", path, container], self._root / f"{container}.log")
+        finally:
+            os.close(file)
+
+    def execute(self, container: str, process: Path, stdio: Stdio, *, pid_file: Path) -> int:
+        """Starts one more process (OCI `process` as JSON in a file), which becomes our child; its pid.
+
+        Raises `EnvironmentFault`.
+        """
+        arguments = ["--process", str(process), "--detach", "--pid-file", str(pid_file), container]
+        self._call("exec", arguments, self._root / f"{container}.log", stdio=stdio)
+        try:
+            return int(pid_file.read_text())
+        except (OSError, ValueError) as error:
+            raise EnvironmentFault("runc-failed", f"runc exec did not tell the pid of its process in {container}") from error
 
     def state(self, container: str) -> dict[str, object]:
         """runc's state object. Raises `EnvironmentFault("not-found")` when there is no such container."""
@@ -109,7 +141,8 @@ class Runc:
     ) -> None:
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         log.unlink(missing_ok=True)
-        command = [self._program, "--root", str(self._root), "--log", str(log), "--log-format", "json", verb, *arguments]
+        command = [self._program, "--root", str(self._root), "--log", str(log), "--log-format", "json"]
+        command += [*self._flags, verb, *arguments]
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         try:
             streams = stdio or Stdio(null, null if stdout is None else stdout, null)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,34 @@ class Volume:
     read_only: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foundation:
+    """What a container manager decided of a container's surroundings, in the place of what we would.
+
+    `joined`: namespaces to join, by OCI type; `shared`: types of namespaces of the node's own; `group`: OCI
+    `linux.cgroupsPath`; `resources`: OCI `linux.resources`.
+    """
+
+    group: str
+    joined: Mapping[str, str] = field(default_factory=dict)
+    shared: frozenset[str] = frozenset()
+    resources: Mapping[str, Any] = field(default_factory=dict)
+    oom_score: int | None = None
+
+    def put(self, spec: dict[str, Any]) -> None:
+        """Changes a specification made here accordingly."""
+        linux = spec["linux"]
+        kept = [n for n in linux["namespaces"] if n["type"] not in self.shared and n["type"] not in self.joined]
+        linux["namespaces"] = [*kept, *({"type": kind, "path": path} for kind, path in self.joined.items())]
+        linux["cgroupsPath"] = self.group
+        devices = linux["resources"]["devices"]
+        linux["resources"] = {**self.resources, "devices": devices}
+        if self.oom_score is not None:
+            spec["process"]["oomScoreAdj"] = self.oom_score
+        if "uts" in self.joined or "uts" in self.shared:
+            del spec["hostname"]  # runc refuses to set the name of a namespace that is not the container's own
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a container stands: pod and container ids, its bundle directory and the pod's `run/` directory."""
@@ -88,7 +116,13 @@ def make_pause(place: Place, root: Path, *, hostname: str, own_network: bool) ->
 
 
 def make_agent(
-    place: Place, root: Path, arguments: Sequence[str], environment: Mapping[str, str], cache: Path, resources: Resources
+    place: Place,
+    root: Path,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    cache: Path,
+    resources: Resources,
+    resolver: Path = Path("/etc/resolv.conf"),
 ) -> dict[str, Any]:
     """The agent enclave: in the node's network, with the pod's sockets and the node's sealed cache."""
     namespaces = [{"type": kind} for kind in ("pid", "mount", "ipc", "uts")]
@@ -99,7 +133,11 @@ def make_agent(
         _tmpfs("/tmp", "mode=1777", "nosuid", "nodev", "noexec"),  # noqa: S108 - a path of the enclave
         _bind(place.sockets, INSIDE, read_only=False),
         _bind(cache, "/var/lib/enclave-cc/cache", read_only=False),
-        *(_bind(Path(name), name) for name in ("/etc/resolv.conf", "/etc/hosts") if Path(name).is_file()),
+        *(
+            _bind(source, name)
+            for source, name in ((resolver, "/etc/resolv.conf"), (Path("/etc/hosts"), "/etc/hosts"))
+            if source.is_file()
+        ),
     ]
     spec["linux"]["maskedPaths"] = list(_MASKED)
     spec["process"]["noNewPrivileges"] = True

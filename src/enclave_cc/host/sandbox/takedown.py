@@ -32,7 +32,8 @@ def undo(configuration: Configuration, pod: str, directory: Path, *, keep_name: 
     failures: list[EnclaveCcError] = []
     containers = [step.details["id"] for step in steps if step.kind is Kind.CONTAINER]
     # Dead before deleted: `runc delete` then has nothing to wait for, and no container sees another go.
-    for pid in cgroups.list_processes(pod):
+    groups = [step.details["group"] for step in steps if "group" in step.details]
+    for pid in cgroups.list_processes(pod).union(*map(cgroups.list_processes_at, groups)):
         with suppress(OSError):
             os.kill(pid, 9)
     _run_all([_attempt(functools.partial(runc.delete, container), failures) for container in containers])
@@ -42,6 +43,19 @@ def undo(configuration: Configuration, pod: str, directory: Path, *, keep_name: 
         _attempt(functools.partial(_undo_step, configuration, pod, step), failures)()
     if failures:
         raise failures[0]
+
+
+def kill_orphaned_runc(configuration: Configuration, directory: Path) -> None:
+    """Kills calls of runc that outlived the supervisor of the pod in `directory`: one could make a container after `undo`."""
+    containers = {step.details["id"] for step in journal.read(directory / "journal") if step.kind is Kind.CONTAINER}
+    root = str(Directories.of(configuration).runc)
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit():
+            continue
+        with suppress(OSError):
+            words = Path(entry.path, "cmdline").read_bytes().decode(errors="replace").split("\0")
+            if root in words and containers & set(words):
+                os.kill(int(entry.name), 9)
 
 
 def remove_directory(directory: Path) -> None:
@@ -54,8 +68,12 @@ def remove_directory(directory: Path) -> None:
 
 def _undo_step(configuration: Configuration, pod: str, step: Step) -> None:
     match step.kind:
-        case Kind.CONTAINER:
-            pass
+        case Kind.CONTAINER:  # runc's part of it went first
+            group = step.details.get("group")
+            if group is not None and not cgroups.remove_at(group, deadline=configuration.deadlines.remove):
+                raise EnvironmentFault("environment", f"the control group {group} is still in use")
+        case Kind.MOUNT:
+            remove_mounts(Path(step.details["path"]))
         case Kind.CGROUP:
             if not cgroups.remove_pod(pod, deadline=configuration.deadlines.remove):
                 raise EnvironmentFault("environment", f"the control groups of pod {pod} are still in use")
@@ -87,14 +105,22 @@ def _run_all(actions: list[Callable[[], None]]) -> None:
         thread.join()
 
 
+def remove_mounts(place: Path) -> None:
+    """Unmounts what is mounted at `place` and below it. Raises `EnvironmentFault`."""
+    _unmount(os.fsencode(place), os.fsencode(place) + b"/")
+
+
 def _unmount_below(directory: Path) -> None:
-    prefix = os.fsencode(directory) + b"/"
+    _unmount(None, os.fsencode(directory) + b"/")
+
+
+def _unmount(place: bytes | None, prefix: bytes) -> None:
     for _ in range(_UNMOUNT_ROUNDS):
         mounts = [line.split(b" ")[4] for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
-        below = [mount for mount in mounts if mount.startswith(prefix)]
+        below = [mount for mount in mounts if mount.startswith(prefix) or mount == place]
         if not below:
             return
         libc = ctypes.CDLL(None, use_errno=True)
         for mount in reversed(below):
             libc.umount2(mount, _MNT_DETACH)
-    raise EnvironmentFault("environment", f"something below {directory} cannot be unmounted")
+    raise EnvironmentFault("environment", f"something below {os.fsdecode(prefix)} cannot be unmounted")

@@ -1,0 +1,60 @@
+"""`containerd-shim-rune-v2`, as containerd calls it: `start` and `delete` in a bundle."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from enclave_cc.host.shim import arguments as command_line
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    try:
+        arguments = command_line.parse(sys.argv[1:] if argv is None else argv)
+    except ValueError as error:
+        return _fail(str(error))
+    if arguments.switches & {"v", "version"}:
+        from enclave_cc import __version__
+
+        print(f"containerd-shim-rune-v2:\n  Version:  {__version__}")
+        return 0
+    if not arguments.namespace or not arguments.id:
+        return _fail("-namespace and -id are needed")
+    try:
+        if arguments.verb == "start":
+            from enclave_cc.host.shim import bootstrap
+
+            bootstrap.start(arguments, _serve)
+            return 0
+        if arguments.verb == "delete":
+            return _delete(arguments)
+    except (OSError, ValueError) as error:
+        return _fail(f"{type(error).__name__}: {error}")
+    return _fail(f"there is no verb {arguments.verb!r}")
+
+
+def _serve(*words: object) -> None:
+    from enclave_cc.host.shim.server import serve
+
+    serve(*words)  # type: ignore[arg-type]
+
+
+def _delete(arguments: command_line.Arguments) -> int:
+    from enclave_cc.errors import EnclaveCcError
+    from enclave_cc.host.shim import cleanup
+
+    try:
+        os.write(1, cleanup.delete(arguments))
+    except EnclaveCcError as error:
+        return _fail(str(error))
+    return 0
+
+
+def _fail(text: str) -> int:
+    print(f"containerd-shim-rune-v2: {text}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""`delete`: containerd's clean-up after a shim that is dead, or does not answer.
+
+A pod has one shim, so the pod goes whole, whichever of its containers containerd names first; for the others nothing is
+left to do.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from enclave_cc.errors import EnvironmentFault
+from enclave_cc.host.sandbox import configuration as configurations
+from enclave_cc.host.sandbox import directories, takedown
+from enclave_cc.host.sandbox.configuration import Configuration
+from enclave_cc.host.sandbox.directories import Directories, PodLock
+from enclave_cc.host.sandbox.reconcile import take_down_dead
+from enclave_cc.host.sandbox.runc import Runc
+from enclave_cc.host.shim import bootstrap
+from enclave_cc.host.shim.arguments import Arguments
+from enclave_cc.host.shim.sandbox import pod_id, runc_id
+from enclave_cc.wire.pb import codec, task
+
+KILLED = 137
+_INTERVAL = 0.01
+_GRACE = 1.0  # for a shim that is ending by itself
+
+
+def delete(arguments: Arguments) -> bytes:
+    """Removes what is left of a container and its pod; the encoded DeleteResponse. Raises coded errors."""
+    configuration = configurations.load()
+    try:
+        group = bootstrap.read_group(arguments.id)
+    except (OSError, ValueError):
+        group = arguments.id
+    identifier = pod_id(arguments.namespace, group)
+    take_down(configuration, identifier)
+    runc = Runc(configuration.runc, Directories.of(configuration).runc, deadline=configuration.deadlines.runc)
+    runc.delete(runc_id(arguments.namespace, arguments.id))
+    takedown.remove_mounts(Path(arguments.bundle or os.getcwd()) / "rootfs")  # noqa: PTH109
+    with suppress(OSError):
+        os.unlink(bootstrap.socket_path(arguments, group))  # noqa: PTH108
+    return codec.encode(task.DeleteResponse(0, KILLED, task.Timestamp.of(time.time_ns())))
+
+
+def take_down(configuration: Configuration, identifier: str) -> None:
+    """Takes down a pod, whose supervisor is killed if it lives. Raises `EnvironmentFault`."""
+    places = Directories.of(configuration)
+    if not (places.pods / identifier).exists():
+        return
+    begun = time.monotonic()
+    while True:
+        lock = PodLock.try_take(places.locks / identifier)
+        if lock is not None:
+            break
+        waited = time.monotonic() - begun
+        if waited > configuration.deadlines.remove:
+            raise EnvironmentFault("deadline", f"the supervisor of pod {identifier} does not end")
+        supervisor = directories.read_json(places.pods / identifier / "pod.json").get("supervisor")
+        if waited > _GRACE and isinstance(supervisor, int) and supervisor > 1 and _is_shim(supervisor):
+            with suppress(ProcessLookupError):
+                os.kill(supervisor, 9)
+        time.sleep(_INTERVAL)
+    gone = False
+    try:
+        if (places.pods / identifier).exists():  # else somebody else was quicker
+            take_down_dead(configuration, identifier)
+        gone = True
+    finally:
+        lock.release(remove=gone)
+
+
+def _is_shim(pid: int) -> bool:
+    with suppress(OSError):
+        return b"shim" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False

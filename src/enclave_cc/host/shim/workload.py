@@ -1,0 +1,184 @@
+"""From containerd's OCI specification of a container to what the engine starts and what the agent is asked for. Pure.
+
+All of it is the host's word. What changes the workload goes into the overrides, which the agent weighs against the
+owner's launch policy; what only bounds it (control group, resources, namespaces) into the foundation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from enclave_cc.errors import PeerError, UsageError, foreign
+from enclave_cc.host.sandbox import image_user
+from enclave_cc.host.sandbox.spec import Foundation, Volume
+from enclave_cc.wire.launch import mounts
+from enclave_cc.wire.launch.overrides import Overrides
+
+CONTAINER_TYPE = "io.kubernetes.cri.container-type"
+SANDBOX_ID = "io.kubernetes.cri.sandbox-id"
+IMAGE_NAME = "io.kubernetes.cri.image-name"
+OWN_IMAGE = "enclave-cc.image"
+
+# Boot init makes these itself, as every runtime does by default.
+_OWN_PLACES = frozenset({"/proc", "/dev", "/dev/pts", "/dev/mqueue", "/sys", "/sys/fs/cgroup", "/run", "/dev/shm"})  # noqa: S108
+_GENERATED = {place: name for name, place in mounts.GENERATED_FILES.items()}
+_JOINED = ("network", "ipc", "uts")
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One container: `image` as it is pulled, and the host's and the enclave's side of its start."""
+
+    image: str
+    hostname: str
+    overrides: Overrides
+    foundation: Foundation
+    volumes: tuple[Volume, ...]
+    generated: Mapping[str, Path]
+    user: str | None
+
+
+def is_sandbox(spec: Mapping[str, Any]) -> bool:
+    return annotations_of(spec).get(CONTAINER_TYPE) == "sandbox"
+
+
+def annotations_of(spec: Mapping[str, Any]) -> Mapping[str, str]:
+    found = spec.get("annotations") or {}
+    return found if isinstance(found, dict) else {}
+
+
+def group_of(spec: Mapping[str, Any], identifier: str) -> str:
+    """The id of the pod that a container belongs to: its own when no other is named."""
+    return annotations_of(spec).get(SANDBOX_ID) or identifier
+
+
+def find_image(annotations: Mapping[str, str]) -> str:
+    """Raises `UsageError` when none is named."""
+    image = annotations.get(OWN_IMAGE) or annotations.get(IMAGE_NAME)
+    if not image:
+        raise UsageError("bad-reference", f"no annotation names the image: {OWN_IMAGE} or {IMAGE_NAME}")
+    return image
+
+
+def translate(spec: Mapping[str, Any], *, terminal: bool) -> Workload:
+    """Raises `UsageError`, `PeerError` for what cannot hold in an enclave."""
+    try:
+        return _translate(spec, terminal=terminal)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UsageError(
+            "usage", f"the container's specification cannot be read: {type(error).__name__} {foreign(error)}"
+        ) from error
+
+
+def make_foundation(spec: Mapping[str, Any], group: str) -> Foundation:
+    """Namespaces, control group and limits of the container of `spec`. Raises `PeerError("launch-failed")`.
+
+    1. the process namespace is the container's own: another's could be seen, and signalled, from there
+    2. so are the mounts; a user namespace is not supported
+    """
+    linux = spec["linux"]
+    given = {str(entry["type"]): str(entry.get("path") or "") for entry in linux.get("namespaces") or []}
+    # 1
+    if "pid" not in given or given["pid"]:
+        raise PeerError(
+            "launch-failed",
+            "a process namespace shared with other containers or the node cannot hold across enclaves",
+            "Unset shareProcessNamespace and hostPID.",
+        )
+    # 2
+    if given.get("mount") or "user" in given:
+        raise PeerError("launch-failed", "neither a shared mount namespace nor a user namespace can be given to an enclave")
+    resources = {name: value for name, value in (linux.get("resources") or {}).items() if name != "devices"}
+    return Foundation(
+        group=group,
+        joined={kind: given[kind] for kind in _JOINED if given.get(kind)},
+        shared=frozenset(kind for kind in _JOINED if kind not in given),
+        resources=resources,
+        oom_score=spec["process"].get("oomScoreAdj"),
+    )
+
+
+def _translate(spec: Mapping[str, Any], *, terminal: bool) -> Workload:
+    process = spec["process"]
+    env, hostname = _split_env(process.get("env") or [], spec, terminal=terminal)
+    volumes, places, generated = _split_mounts(spec.get("mounts") or [])
+    user, groups = read_user(process.get("user") or {})
+    overrides = Overrides(
+        entrypoint=tuple(map(str, process["args"])),
+        env=env,
+        cwd=_plain(str(process.get("cwd") or "/")),
+        user=user,
+        groups=groups,
+        hostname=hostname,
+        volumes=places,
+        files=tuple(sorted(generated)),
+        terminal=terminal,
+        read_only_root=bool((spec.get("root") or {}).get("readonly")),
+        no_new_privileges=bool(process.get("noNewPrivileges")),
+    )
+    foundation = make_foundation(spec, str(spec["linux"]["cgroupsPath"]))
+    image = find_image(annotations_of(spec))
+    return Workload(image, hostname, overrides, foundation, volumes, generated, user)
+
+
+def _split_env(env: list[str], spec: Mapping[str, Any], *, terminal: bool) -> tuple[tuple[str, ...], str]:
+    """Variables to ask for, and the host name: HOSTNAME follows from it, TERM from the terminal."""
+    hostname = str(spec.get("hostname") or "")
+    kept = []
+    for item in map(str, env):
+        name, _, value = item.partition("=")
+        if name == "HOSTNAME" and value == (hostname or value):
+            hostname = value
+        elif not (terminal and item == "TERM=xterm"):
+            kept.append(item)
+    return tuple(kept), hostname
+
+
+def _split_mounts(
+    listed: list[Mapping[str, Any]],
+) -> tuple[tuple[Volume, ...], tuple[mounts.Volume, ...], dict[str, Path]]:
+    """The host's and the enclave's side of the volumes, and the generated files by name."""
+    volumes: list[Volume] = []
+    places: dict[str, mounts.Volume] = {}
+    generated: dict[str, Path] = {}
+    for mount in listed:
+        destination, source = _plain(str(mount["destination"])), str(mount.get("source") or "")
+        if destination in _GENERATED:
+            generated[_GENERATED[destination]] = Path(source)
+            continue
+        if destination in _OWN_PLACES:
+            continue
+        if mount.get("type") != "bind":
+            raise PeerError(
+                "launch-failed", f"a mount of type {foreign(mount.get('type'))!r} at {foreign(destination)} is not supported"
+            )
+        name, read_only = f"v{len(volumes)}", "ro" in (mount.get("options") or [])
+        volumes.append(Volume(name, Path(source), read_only))
+        places[destination] = mounts.Volume(name, destination, read_only)  # the later of two at one place covers the earlier
+    wanted = {place.name for place in places.values()}
+    return tuple(v for v in volumes if v.name in wanted), tuple(places.values()), generated
+
+
+def read_user(user: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
+    """(`user[:group]`, supplementary groups) to ask for; None is the image's own user."""
+    uid, gid = int(user.get("uid") or 0), int(user.get("gid") or 0)
+    groups = sorted({int(number) for number in user.get("additionalGids") or ()} - {gid, image_user.GID})
+    if uid == image_user.UID:
+        return None, tuple(map(str, groups))
+    if gid == image_user.GID:
+        return str(uid), tuple(map(str, groups))
+    return ("0" if uid == gid == 0 else f"{uid}:{gid}"), tuple(map(str, groups))
+
+
+def _plain(path: str) -> str:
+    """An absolute path in its shortest form; containerd hands on what a user wrote."""
+    parts: list[str] = []
+    for part in path.split("/"):
+        if part == "..":
+            parts = parts[:-1]
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/" + "/".join(parts)
