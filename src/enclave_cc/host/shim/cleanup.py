@@ -1,7 +1,8 @@
 """`delete`: containerd's clean-up after a shim that is dead, or does not answer.
 
 A pod has one shim, so the pod goes whole, whichever of its containers containerd names first; for the others nothing is
-left to do.
+left to do. containerd calls it too when a container of a living shim was deleted in good order (its connection ended):
+then the others of the pod run on.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from enclave_cc.errors import EnvironmentFault
+from enclave_cc.errors import EnvironmentFault, PeerError
 from enclave_cc.host.sandbox import configuration as configurations
 from enclave_cc.host.sandbox import directories, takedown
 from enclave_cc.host.sandbox.configuration import Configuration
@@ -24,6 +25,7 @@ from enclave_cc.host.shim.sandbox import pod_id, runc_id
 from enclave_cc.wire.pb import codec, task
 
 KILLED = 137
+_SIGKILL = 9
 _INTERVAL = 0.01
 _GRACE = 1.0  # for a shim that is ending by itself
 
@@ -35,6 +37,8 @@ def delete(arguments: Arguments) -> bytes:
         group = bootstrap.read_group(arguments.id)
     except (OSError, ValueError):
         group = arguments.id
+    if arguments.id != group and _is_left_to_shim(arguments, group, deadline=configuration.deadlines.remove):
+        return codec.encode(task.DeleteResponse(0, KILLED, task.Timestamp.of(time.time_ns())))
     identifier = pod_id(arguments.namespace, group)
     take_down(configuration, identifier)
     runc = Runc(configuration.runc, Directories.of(configuration).runc, deadline=configuration.deadlines.runc)
@@ -43,6 +47,26 @@ def delete(arguments: Arguments) -> bytes:
     with suppress(OSError):
         os.unlink(bootstrap.socket_path(arguments, group))  # noqa: PTH108
     return codec.encode(task.DeleteResponse(0, KILLED, task.Timestamp.of(time.time_ns())))
+
+
+def _is_left_to_shim(arguments: Arguments, group: str, *, deadline: float) -> bool:
+    """Whether the pod's shim answers and has removed the container, if it still had it."""
+    from enclave_cc.transport.ttrpc import Client
+
+    requests: tuple[tuple[str, object], ...] = (
+        ("Kill", task.KillRequest(arguments.id, "", _SIGKILL, True)),
+        ("Delete", task.ProcessRequest(arguments.id)),
+    )
+    with Client(bootstrap.socket_path(arguments, group), deadline=deadline) as client:
+        for method, request in requests:
+            try:
+                client.call(task.SERVICES[0], method, codec.encode(request))
+            except EnvironmentFault:
+                return False
+            except PeerError as error:
+                if error.code == "deadline":
+                    return False
+    return True
 
 
 def take_down(configuration: Configuration, identifier: str) -> None:
