@@ -24,7 +24,10 @@ import testbed as testbeds  # noqa: E402
 @pytest.fixture(scope="session")
 def node(testbed: testbeds.Testbed) -> Iterator[daemon.Node]:
     directory = Path(tempfile.mkdtemp(prefix="ecc-", dir="/tmp"))
-    with daemon.running(directory / "c", testbed.registry_host, configuration=testbed.configuration) as running:
+    configuration = directory / "config.toml"
+    # Registry and KBS listen on the node's loopback only, where a pod's network does not reach.
+    configuration.write_text(testbed.configuration.read_text() + '[network]\nagent = "host"\n')
+    with daemon.running(directory / "c", testbed.registry_host, configuration=configuration) as running:
         yield running
     shutil.rmtree(directory, ignore_errors=True)
 
