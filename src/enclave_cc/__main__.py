@@ -53,6 +53,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("image ls", _HOST + "image_ls", "list what the node's sealed cache holds"),
     Command("image rm", _HOST + "image_rm", "remove an image from the node's sealed cache"),
     Command("image gc", _HOST + "image_gc", "shrink the node's sealed cache"),
+    Command("node setup", _HOST + "node_setup", "make this node's containerd know enclave-cc, or undo it"),
     Command("doctor", _HOST + "doctor", "tell what this machine lacks, and how to get it"),
     Command("simulator", _HOST + "simulator", "make and show the simulated SGX platform (development only)"),
 )

@@ -16,8 +16,8 @@ import pytest
 from kubelet import RUNC, Kubelet, wait_until
 
 import testbed as testbeds
+from enclave_cc.host.sandbox import image_user
 from enclave_cc.host.snapshotter.images import chain_ids
-from enclave_cc.wire.cri.named_user import MARKED_GID, MARKED_UID
 from enclave_cc.wire.oci.config import ImageConfig
 
 pytestmark = pytest.mark.root
@@ -150,9 +150,9 @@ def test_a_named_user_becomes_the_mark(
         pod = kubelet.run_pod()
         container = pod.create()
         user = pod.spec(container)["process"]["user"]
-        assert (user["uid"], user["gid"]) == (MARKED_UID, MARKED_GID)
+        assert (user["uid"], user["gid"]) == (image_user.UID, image_user.GID)
         upper = find_upper(node, container)
-        assert (upper / "etc/passwd").read_text() == f"app:x:{MARKED_UID}:{MARKED_GID}::/:/bin/false\n"
+        assert (upper / "etc/passwd").read_text() == f"app:x:{image_user.UID}:{image_user.GID}::/:/bin/false\n"
         assert sorted(p.name for p in upper.iterdir()) == ["etc"]
     finally:
         kubelet.close()

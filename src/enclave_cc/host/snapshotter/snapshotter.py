@@ -14,12 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from enclave_cc.errors import UsageError, foreign
-from enclave_cc.host.snapshotter import filters
+from enclave_cc.host.snapshotter import filters, user_files
 from enclave_cc.host.snapshotter.images import ContentStore
 from enclave_cc.host.snapshotter.overlay import Overlay, Usage
 from enclave_cc.host.snapshotter.store import Snapshot, Store
 from enclave_cc.wire.cri import labels as cri
-from enclave_cc.wire.cri import named_user
 from enclave_cc.wire.pb.snapshots import Kind, Mount
 
 
@@ -155,4 +154,4 @@ class Snapshotter:
         users = {image.user for image in images if image.encrypted and image.user}
         if not users:
             return {}
-        return {"etc/passwd": named_user.make_passwd(users), "etc/group": named_user.make_group(users)}
+        return {"etc/passwd": user_files.make_passwd(users), "etc/group": user_files.make_group(users)}
