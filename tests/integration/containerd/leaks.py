@@ -27,8 +27,8 @@ def take(node: daemon.Node, testbed: testbeds.Testbed) -> Holdings:
         "processes": set(processes(node, testbed)),
         "mounts": {point for point in mounts if point.startswith(here)},
         "control groups": {str(p) for base in Path("/sys/fs/cgroup").glob(f"*{PARENT}") for p in base.rglob("*") if p.is_dir()},
-        "FIFOs": {str(p) for p in special if stat.S_ISFIFO(p.lstat().st_mode)},
-        "sockets": {str(p) for p in special if stat.S_ISSOCK(p.lstat().st_mode)}
+        "FIFOs": {path for path, kind in special if kind == stat.S_IFIFO},
+        "sockets": {path for path, kind in special if kind == stat.S_IFSOCK}
         | {str(p) for p in SHIM_SOCKETS.glob("*") if str(p) not in listening},
         "snapshots": {
             line.split()[0]
@@ -64,12 +64,14 @@ def directories(node: daemon.Node, testbed: testbeds.Testbed) -> Iterator[str]:
         yield from map(str, directory.glob("*"))
 
 
-def special_files(*tops: Path) -> Iterator[Path]:
+def special_files(*tops: Path) -> Iterator[tuple[str, int]]:
+    """(path, type) of each FIFO and socket below `tops`."""
     for top in tops:
         for path in top.rglob("*"):
             with suppress(OSError):
-                if stat.S_IFMT(path.lstat().st_mode) in (stat.S_IFIFO, stat.S_IFSOCK):
-                    yield path
+                kind = stat.S_IFMT(path.lstat().st_mode)
+                if kind in (stat.S_IFIFO, stat.S_IFSOCK):
+                    yield str(path), kind
 
 
 def expect_none(before: Holdings, node: daemon.Node, testbed: testbeds.Testbed, *, seconds: float = 20) -> None:
