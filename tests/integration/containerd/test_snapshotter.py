@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import daemon
 import grpc
 import pytest
+from snapshotter import Snapshots, SnapshotterSuite
 
 from enclave_cc.wire.pb import snapshots as pb
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "suites"))
-
-from snapshotter import Snapshots, SnapshotterSuite  # lies there
 
 pytestmark = pytest.mark.root
 
