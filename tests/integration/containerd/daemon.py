@@ -46,7 +46,7 @@ class Node:
     pause: str = ""
     extra: str = ""
     own_snapshotter: bool = True
-    containerd_binary: str = "containerd"
+    containerd_binary: str = os.environ.get("ENCLAVE_CC_CONTAINERD", "containerd")  # another version, with its shims beside it
     environment: dict[str, str] = field(default_factory=dict)
     containerd: subprocess.Popen[bytes] | None = None
     snapshotter: subprocess.Popen[bytes] | None = None
@@ -91,7 +91,8 @@ class Node:
 
     def start(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+        beside = f"{Path(self.containerd_binary).parent}:" if "/" in self.containerd_binary else ""
+        self.environment = {**os.environ, "PATH": f"{BIN}:{beside}{os.environ['PATH']}"}
         if self.configuration is not None:
             self.environment["ENCLAVE_CC_CONFIG"] = str(self.configuration)
         self.pause = self.pause or push_pause(self.directory, self.registry_host)
@@ -201,6 +202,10 @@ disabled_plugins = {disabled}
 [proxy_plugins.{SNAPSHOTTER}]
   type = "snapshot"
   address = "{self.snapshotter_socket}"
+  exports = {{ root = "{self.snapshots}", enable_remote_snapshot_annotations = "true" }}
+
+[plugins."io.containerd.nri.v1.nri"]
+  disable = true
 
 [{cri}]
   sandbox_image = "{self.pause}"
