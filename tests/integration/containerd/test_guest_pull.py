@@ -13,7 +13,7 @@ import cri as clients
 import daemon
 import grpc
 import pytest
-from kubelet import RUNC, Kubelet, wait_until
+from kubelet import OURS, RUNC, Kubelet, wait_until
 
 import testbed as testbeds
 from enclave_cc.host.sandbox import image_user
@@ -157,6 +157,22 @@ def test_a_named_user_becomes_the_mark(
     finally:
         kubelet.close()
         cri.remove_image(reference)
+
+
+def test_the_enclave_finds_the_user_that_the_mark_stands_for(
+    node: daemon.Node, cri: clients.Cri, strict: str, tmp_path: Path
+) -> None:
+    """Its owner allows nothing: the marked ids are not taken for a user that the host chose."""
+    cri.pull(strict)
+    kubelet = Kubelet(node, cri, tmp_path / "logs", OURS, strict)
+    try:
+        pod = kubelet.run_pod()
+        container = pod.start()
+        assert pod.wait(container).exit_code == 0
+        assert pod.output(container) == "uid=1000(app) gid=29(audio) groups=29(audio)\n/home/app\nblue\n"
+        assert pod.spec(container)["process"]["user"]["uid"] == image_user.UID
+    finally:
+        kubelet.close()
 
 
 def find_upper(node: daemon.Node, key: str) -> Path:
