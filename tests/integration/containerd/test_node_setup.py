@@ -43,6 +43,12 @@ class Machine(daemon.Node):
         self.environment["PATH"] = f"{binaries}:{os.environ['PATH']}"
         return done
 
+    def examine(self) -> tuple[str, str]:
+        """doctor's verdict and words."""
+        command = [sys.executable, "-m", "enclave_cc", "doctor", "--json"]
+        found = subprocess.run(command, capture_output=True, text=True, check=False, env=self.environment).stdout
+        return next((row["verdict"], row["what"]) for row in json.loads(found) if row["check"] == "containerd")
+
 
 @pytest.fixture
 def machine(testbed: testbeds.Testbed, short_path: Path) -> Iterator[Machine]:
@@ -90,6 +96,7 @@ def test_what_it_writes_runs_both_kinds_and_goes_without_a_trace(
     log.close()
     machine._wait(machine.snapshotter, short_path / "run/snapshotter.sock", machine.snapshotter_log)
     machine.start_containerd()
+    assert machine.examine() == ("ok", "containerd 1.6 knows enclave-cc")
     requests = Requests(testbed.directory / "registry.log")
     cri = clients.Cri(machine.address)
     cri.pull(busybox)
@@ -167,6 +174,21 @@ def test_old_configuration_files(machine: Machine) -> None:
     assert written["plugins"]["cri"]["cni"] == {"bin_dir": "/usr/lib/cni"}
     assert machine.set_up("--undo").returncode == 0
     assert machine.config_file.read_bytes() == before
+
+
+def test_doctor_tells_what_changed(machine: Machine) -> None:
+    assert machine.examine()[0] == "note"
+    assert machine.set_up().returncode == 0
+    assert machine.examine() == ("missing", "the snapshotter does not run")
+    text = machine.config_file.read_text()
+    machine.config_file.write_text(text.replace("restrict_oom_score_adj = true", "restrict_oom_score_adj = false"))
+    assert "the drop-in hides it" in machine.examine()[1]
+    assert machine.set_up().returncode == 0
+    drop_in = machine.directory / "conf.d/enclave-cc.toml"
+    assert tomllib.loads(drop_in.read_text())["plugins"][SECTION]["restrict_oom_score_adj"] is False
+    assert machine.examine() == ("missing", "the snapshotter does not run")
+    drop_in.write_text("")
+    assert "changed since" in machine.examine()[1]
 
 
 def test_usage(machine: Machine) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from enclave_cc import console
 from enclave_cc.errors import TABLE
 from enclave_cc.host.cli import options
+from enclave_cc.host.install import inspection
 from enclave_cc.host.sandbox import doctor
 
 
@@ -16,7 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    findings = doctor.examine(options.load(arguments))
+    settings = options.load(arguments)
+    findings = [*doctor.examine(settings), inspection.examine(settings)]
     rows = [{**asdict(finding), "verdict": str(finding.verdict)} for finding in findings]
     console.print_rows(rows, ("check", "verdict", "what", "fix"), as_json=arguments.json)
     lacking = any(finding.verdict is doctor.Verdict.MISSING for finding in findings)

@@ -104,6 +104,19 @@ def undo(record: Path) -> list[Path]:
     return [change.path for change, content in steps if content is not _NOTHING]
 
 
+def is_intact(change: Change) -> bool:
+    """Whether what was put there is still there."""
+    try:
+        if change.kind == "directory":
+            return change.path.is_dir()
+        if change.kind == "link":
+            return os.fsencode(change.path.readlink()) == change.after
+        current = change.path.read_bytes()
+    except OSError:
+        return False
+    return current == change.after or (bool(change.piece) and current.count(change.piece.encode()) == 1)
+
+
 _NOTHING, _REMOVE, _RESTORE = object(), object(), object()
 
 

@@ -33,14 +33,14 @@ class Containerd:
         """Up to 1.7, a plug-in's section in an imported file replaces the whole section of the main file."""
         return self.version < (2, 0)
 
-    def plugins(self, document: Mapping[str, Any]) -> dict[str, Any]:
-        """The [plugins] of `document` with its imports, merged as this containerd merges them.
+    def plugins(self, document: Mapping[str, Any], *, without: Path | None = None) -> dict[str, Any]:
+        """The [plugins] of `document` with its imports, but the file `without`, merged as this containerd merges them.
 
         Raises `UsageError("bad-config")`.
         """
         merged: dict[str, Any] = {}
         pending: list[tuple[Path, Mapping[str, Any]]] = [(self.file, document)]
-        seen = {self.file.resolve()}
+        seen = {self.file.resolve(), *([without.resolve()] if without else [])}
         while pending:
             path, content = pending.pop(0)
             for name, section in content.get("plugins", {}).items():

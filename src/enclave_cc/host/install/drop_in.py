@@ -46,13 +46,11 @@ def make(containerd: Containerd, plugins: Mapping[str, Any], choice: Choice, bef
     document["plugins"] = {
         name: merge(merge(runtimes.get(name, {}), plugins.get(name, {})), section) for name, section in additions.items()
     }
-    repeated = {name: plugins[name] for name in additions if name in plugins}
     head = "# Written by `enclave-cc node setup --containerd`; take it out with `--undo`.\n"
-    if repeated and containerd.replaces_sections:
+    if containerd.replaces_sections:
         head += (
             "# This containerd replaces a plug-in's whole section by that of an imported file, so what the main file says of\n"
             "# CRI is repeated here. After changing it there, run `enclave-cc node setup --containerd` again.\n"
-            f"# repeats: {digest(repeated)}\n"
         )
     return head + "\n" + toml_text.encode(document)
 
@@ -124,5 +122,9 @@ def _describe(runtime: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in full.items() if value not in ("", 0, False, [], {})}
 
 
-def digest(value: Mapping[str, Any]) -> str:
-    return hashlib.sha256(toml_text.encode(value).encode()).hexdigest()[:16]
+def digest(containerd: Containerd, plugins: Mapping[str, Any]) -> str:
+    """Of what a drop-in made now would repeat; "" for a containerd that needs no repeating."""
+    if not containerd.replaces_sections:
+        return ""
+    section = plugins.get(CRI[containerd.schema], {})
+    return hashlib.sha256(toml_text.encode(section).encode()).hexdigest()

@@ -78,8 +78,9 @@ def set_up(settings: Configuration, site: Site, *, per_runtime: bool) -> list[Pa
     before = found.dump()
     choice = drop_in.Choice(settings.run / "snapshotter.sock", settings.state / "snapshots", per_runtime)
     planned = plan(settings, site, found, choice, before)
+    repeats = drop_in.digest(found, found.plugins(installed.read(site.file)))
     try:
-        changes.apply(record, planned, {"containerd": str(site.file)})
+        changes.apply(record, planned, {"containerd": str(site.file), "binary": site.binary, "repeats": repeats})
         drop_in.check(before, found.dump(), choice)
     except BaseException:
         changes.undo(record)
