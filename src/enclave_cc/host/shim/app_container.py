@@ -11,9 +11,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from enclave_cc.errors import EnclaveCcError, EnvironmentFault, PeerError, UsageError, foreign
-from enclave_cc.host.sandbox import control_client
+from enclave_cc.host.sandbox import control_client, known_images
 from enclave_cc.host.sandbox.control_client import ControlConnection
 from enclave_cc.host.sandbox.directories import shorten
+from enclave_cc.host.shim import mounts
 from enclave_cc.host.shim import workload as workloads
 from enclave_cc.host.shim.containers import Asked, Container, require_streams
 from enclave_cc.host.shim.processes import Process
@@ -110,6 +111,13 @@ class AppContainer(Container):
             ended.set()
         self.sandbox.log.write("info", "pulled", container=self.id, image=image, digest=pulled.manifest_digest)
         self._check()
+        known = known_images.read(mounts.find_top(self.asked.rootfs))
+        if known and pulled.manifest_digest not in known:
+            raise PeerError(
+                "digest-mismatch",
+                f"containerd pulled {' or '.join(sorted(known))} as {image}, the enclave {pulled.manifest_digest}",
+                "The tag has moved: pull the image anew, or name it by digest.",
+            )
 
     def give_up(self, error: EnclaveCcError) -> None:
         """Ends a creation that is under way; the first reason counts."""

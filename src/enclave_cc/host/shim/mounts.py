@@ -40,6 +40,15 @@ def mount_all(mounts: Sequence[Mount], target: Path) -> None:
             _mount(mount.source, place, mount.type, flags | _REMOUNT, data)
 
 
+def find_top(mounts: Sequence[Mount]) -> Path:
+    """Where the files lie that only this root file system has: an overlay's upper directory, or what is bound."""
+    for mount in mounts:
+        for option in mount.options:
+            if option.startswith("upperdir="):
+                return Path(option.removeprefix("upperdir="))
+    return Path(mounts[0].source if mounts else "/nonexistent")
+
+
 def _mount(source: str, place: Path, kind: str, flags: int, data: str) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(source.encode(), os.fsencode(place), kind.encode(), ctypes.c_ulong(flags), data.encode()) != 0:

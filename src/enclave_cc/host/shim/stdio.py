@@ -22,6 +22,8 @@ from enclave_cc.host.sandbox.runc import Stdio
 if TYPE_CHECKING:
     from enclave_cc.host.sandbox.streams import InputPump
 
+_WRITER_DEADLINE = 1.0  # containerd opens its side when it asks for the task
+_NONBLOCK = 2  # SPLICE_F_NONBLOCK
 _READY, _LOGGER_STREAMS = 5, (3, 4)  # descriptors of a logging program, by containerd's convention
 
 
@@ -94,7 +96,7 @@ class Streams:
             fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
 
     def close_input(self) -> None:
-        """containerd will write no more: what it wrote is still read."""
+        """containerd will write no more; what it wrote is still read."""
         with self._guard:
             writer, self._writer = self._writer, None
         if writer is not None:
@@ -128,8 +130,7 @@ class Streams:
         null = self._own(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
         source = null
         if names.stdin:
-            self._writer = os.open(names.stdin, os.O_RDWR | os.O_CLOEXEC)
-            source = self._own(os.open(names.stdin, os.O_RDONLY | os.O_CLOEXEC))
+            source = self._open_input(names.stdin)
         scheme, separator, path = names.stdout.partition("://")
         if separator and scheme in ("binary", "binary-v2"):
             out, err = self._start_logger(scheme, path, container, namespace)
@@ -146,6 +147,14 @@ class Streams:
             self._source, self._sink = (source if names.stdin else -1), (out if names.stdout else -1)
             return Stdio(null, null, null)
         return Stdio(source, out, err)
+
+    def _open_input(self, name: str) -> int:
+        """Ends for the workload when containerd closes its side, but not before that has been opened."""
+        source = self._own(os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        if _is_fifo(name) and not _wait_writer(source, time.monotonic() + _WRITER_DEADLINE):
+            self._writer = os.open(name, os.O_WRONLY | os.O_CLOEXEC)  # open until `close_input`
+        os.set_blocking(source, True)
+        return source
 
     def _open_output(self, name: str, null: int) -> int:
         if not name:
@@ -199,6 +208,29 @@ class Streams:
     def _own(self, descriptor: int) -> int:
         self._owned.append(descriptor)
         return descriptor
+
+
+def _wait_writer(descriptor: int, until: float) -> bool:
+    """Whether somebody has opened a FIFO for writing since we opened it for reading; consumes nothing."""
+    import ctypes
+    import errno
+    import select
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    scratch_reader, scratch = os.pipe2(os.O_CLOEXEC)
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    try:
+        while True:
+            # Bytes are there, or a writer came and went; or tee(2) would wait for bytes, which it does for a writer only.
+            if poll.poll(0) or (libc.tee(descriptor, scratch, 1, _NONBLOCK) < 0 and ctypes.get_errno() == errno.EAGAIN):
+                return True
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.001)
+    finally:
+        os.close(scratch_reader)
+        os.close(scratch)
 
 
 def _is_fifo(name: str) -> bool:
