@@ -104,7 +104,7 @@ class _Parser:
             return lambda subject: (subject.field(path) or "") != value
         try:
             pattern = re.compile(value)
-        except (re.error, RecursionError, OverflowError) as problem:
+        except (re.error, RecursionError, OverflowError, FutureWarning) as problem:  # a warning where those are errors
             raise self.error(f"no regular expression: {foreign(problem)}") from problem
         return lambda subject: pattern.search(subject.field(path) or "") is not None
 

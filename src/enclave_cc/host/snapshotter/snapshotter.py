@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from enclave_cc.errors import UsageError, foreign
+from enclave_cc.host.sandbox import known_images
 from enclave_cc.host.snapshotter import filters, user_files
 from enclave_cc.host.snapshotter.images import ContentStore
 from enclave_cc.host.snapshotter.overlay import Overlay, Usage
@@ -56,7 +57,7 @@ class Snapshotter:
             snapshot = self._store.insert(key, parent, kind, labels)
             above = self._store.get(parent) if parent else None
             guest = above is not None and above.guest
-            files = self._make_user_files(above) if above is not None and guest else {}
+            files = self._make_guest_files(above) if above is not None and guest else {}
             owner = self._overlay.upper(above.id) if above is not None and not guest else None
             self._overlay.make(snapshot.id, kind, owner, files)
         return self._mounts(snapshot)
@@ -149,9 +150,13 @@ class Snapshotter:
             name = f"enclave-cc/{os.urandom(8).hex()}/{target}"
             self._store.insert(name, parent, Kind.COMMITTED, labels, guest=True)
 
-    def _make_user_files(self, parent: Snapshot) -> dict[str, str]:
-        images = self._images.find_by_chain(parent.labels.get(cri.SNAPSHOT_REF, ""))
-        users = {image.user for image in images if image.encrypted and image.user}
-        if not users:
-            return {}
-        return {"etc/passwd": user_files.make_passwd(users), "etc/group": user_files.make_group(users)}
+    def _make_guest_files(self, parent: Snapshot) -> dict[str, str]:
+        """What CRI and our shim look for in the root file system of a container."""
+        target = parent.labels.get(cri.SNAPSHOT_REF, "")
+        images = [image for image in self._images.find_by_chain(target) if image.encrypted]
+        users = {image.user for image in images if image.user}
+        whole = {image.manifest_digest for image in images if image.chain[-1] == target}
+        files = {known_images.FILE: known_images.encode(whole)} if whole else {}
+        if users:
+            files |= {"etc/passwd": user_files.make_passwd(users), "etc/group": user_files.make_group(users)}
+        return files
