@@ -67,6 +67,17 @@ def encrypted(busybox: str, cri: clients.Cri) -> str:
     return busybox
 
 
+@pytest.fixture(scope="session")
+def strict_server(testbed: testbeds.Testbed, sources: Path, cri: clients.Cri) -> str:
+    """An encrypted image that runs on and on, whose owner allows nothing."""
+    words = ("/bin/sh", "-c", "echo up; while :; do sleep 0.1; done")
+    configured = [text for word in words for text in ("--config.cmd", word)]
+    source = testbeds.make_image(sources, "server", sources.parent / "root", *configured, "--config.user", "app:audio")
+    reference = testbed.publish(source, "strict-server")
+    cri.pull(reference)
+    return reference
+
+
 def make_kubelet(node: daemon.Node, cri: clients.Cri, logs: Path, handler: str, image: str) -> Iterator[Kubelet]:
     kubelet = Kubelet(node, cri, logs, handler, image)
     yield kubelet
