@@ -9,6 +9,7 @@ snapshot gets an empty root file system, with a passwd and a group file for the 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -57,7 +58,7 @@ class Snapshotter:
             snapshot = self._store.insert(key, parent, kind, labels)
             above = self._store.get(parent) if parent else None
             guest = above is not None and above.guest
-            files = self._make_guest_files(above) if above is not None and guest else {}
+            files = self._make_guest_files(key, above) if above is not None and guest else {}
             owner = self._overlay.upper(above.id) if above is not None and not guest else None
             self._overlay.make(snapshot.id, kind, owner, files)
         return self._mounts(snapshot)
@@ -150,13 +151,20 @@ class Snapshotter:
             name = f"enclave-cc/{os.urandom(8).hex()}/{target}"
             self._store.insert(name, parent, Kind.COMMITTED, labels, guest=True)
 
-    def _make_guest_files(self, parent: Snapshot) -> dict[str, str]:
+    def _make_guest_files(self, key: str, parent: Snapshot) -> dict[str, str]:
         """What CRI and our shim look for in the root file system of a container."""
         target = parent.labels.get(cri.SNAPSHOT_REF, "")
-        images = [image for image in self._images.find_by_chain(target) if image.encrypted]
+        found = [image for image in self._images.find_by_chain(target) if image.chain[-1] == target]
+        images = [image for image in found if image.encrypted]
+        if len(images) < len(found):
+            print(
+                f"enclave-cc-snapshotter: {foreign(key)} may be of an ordinary image whose layers equal those of an enclave image;"
+                " its root file system is empty then",
+                file=sys.stderr,
+                flush=True,
+            )
         users = {image.user for image in images if image.user}
-        whole = {image.manifest_digest for image in images if image.chain[-1] == target}
-        files = {known_images.FILE: known_images.encode(whole)} if whole else {}
+        files = {known_images.FILE: known_images.encode(image.manifest_digest for image in images)} if images else {}
         if users:
             files |= {"etc/passwd": user_files.make_passwd(users), "etc/group": user_files.make_group(users)}
         return files

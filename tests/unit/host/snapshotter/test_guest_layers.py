@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from enclave_cc.errors import UsageError
-from enclave_cc.host.sandbox import image_user
+from enclave_cc.host.sandbox import image_user, known_images
 from enclave_cc.host.snapshotter import user_files
 from enclave_cc.host.snapshotter.images import ContentStore, chain_ids
 from enclave_cc.host.snapshotter.overlay import Overlay
@@ -132,6 +132,17 @@ def test_a_container_gets_an_empty_root_with_the_images_user(node: Node) -> None
     (view,) = node.snapshotter.view("v1", node.top, {})
     assert (view.type, view.options) == ("bind", ("ro", "rbind"))
     assert Path(view.source, "etc/passwd").exists()
+
+
+def test_containers_of_either_of_two_equal_images_are_told_in_the_log(node: Node, capfd: pytest.CaptureFixture[str]) -> None:
+    manifest, chain = node.put_image(True, user="app")
+    node.pull(manifest, chain)
+    node.snapshotter.prepare("c1", node.top, {})
+    assert capfd.readouterr().err == ""
+    assert known_images.read(node.overlay.upper(node.store.get("c1").id)) == {manifest}
+    node.put_image(False)
+    node.snapshotter.prepare("c2", node.top, {})
+    assert "c2 may be of an ordinary image" in capfd.readouterr().err
 
 
 def test_a_damaged_manifest_is_none(node: Node) -> None:
