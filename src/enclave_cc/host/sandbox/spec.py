@@ -60,7 +60,8 @@ class Foundation:
     """What a container manager decided of a container's surroundings, in the place of what we would.
 
     `joined`: namespaces to join, by OCI type; `shared`: types of namespaces of the node's own; `group`: OCI
-    `linux.cgroupsPath`; `resources`: OCI `linux.resources`.
+    `linux.cgroupsPath`; `resources`: OCI `linux.resources`; `capabilities`: what the workload is to have, as CAP_NAME, so
+    that boot init can hand it on where the owner allows it.
     """
 
     group: str
@@ -68,6 +69,7 @@ class Foundation:
     shared: frozenset[str] = frozenset()
     resources: Mapping[str, Any] = field(default_factory=dict)
     oom_score: int | None = None
+    capabilities: tuple[str, ...] = ()
 
     def put(self, spec: dict[str, Any]) -> None:
         """Changes a specification made here accordingly."""
@@ -77,6 +79,9 @@ class Foundation:
         linux["cgroupsPath"] = self.group
         devices = linux["resources"]["devices"]
         linux["resources"] = {**self.resources, "devices": devices}
+        granted = {name for name in self.capabilities if name.removeprefix("CAP_") in own_capabilities()}
+        for kind, names in spec["process"]["capabilities"].items():
+            spec["process"]["capabilities"][kind] = sorted(granted | set(names))
         if self.oom_score is not None:
             spec["process"]["oomScoreAdj"] = self.oom_score
         if "uts" in self.joined or "uts" in self.shared:

@@ -23,7 +23,9 @@ IMAGE_NAME = "io.kubernetes.cri.image-name"
 OWN_IMAGE = "enclave-cc.image"
 
 # Boot init makes these itself, as every runtime does by default.
-_OWN_PLACES = frozenset({"/proc", "/dev", "/dev/pts", "/dev/mqueue", "/sys", "/sys/fs/cgroup", "/run", "/dev/shm"})  # noqa: S108
+_OWN_PLACES = frozenset({"/proc", "/dev", "/dev/pts", "/dev/mqueue", "/sys", "/sys/fs/cgroup", "/run"})
+# Kubernetes shares it between a pod's containers. Between enclaves it would be the host's memory: each has its own.
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108
 _GENERATED = {place: name for name, place in mounts.GENERATED_FILES.items()}
 _JOINED = ("network", "ipc", "uts")
 
@@ -98,6 +100,7 @@ def make_foundation(spec: Mapping[str, Any], group: str) -> Foundation:
         shared=frozenset(kind for kind in _JOINED if kind not in given),
         resources=resources,
         oom_score=spec["process"].get("oomScoreAdj"),
+        capabilities=read_capabilities(spec["process"]),
     )
 
 
@@ -118,6 +121,7 @@ def _translate(spec: Mapping[str, Any], *, terminal: bool) -> Workload:
         terminal=terminal,
         read_only_root=bool((spec.get("root") or {}).get("readonly")),
         no_new_privileges=bool(process.get("noNewPrivileges")),
+        capabilities=read_capabilities(process),
     )
     foundation = make_foundation(spec, str(spec["linux"]["cgroupsPath"]))
     image = find_image(annotations_of(spec))
@@ -149,7 +153,7 @@ def _split_mounts(
         if destination in _GENERATED:
             generated[_GENERATED[destination]] = Path(source)
             continue
-        if destination in _OWN_PLACES:
+        if destination == _SHARED_MEMORY or (destination in _OWN_PLACES and mount.get("type") != "bind"):
             continue
         if mount.get("type") != "bind":
             raise PeerError(
@@ -160,6 +164,11 @@ def _split_mounts(
         places[destination] = mounts.Volume(name, destination, read_only)  # the later of two at one place covers the earlier
     wanted = {place.name for place in places.values()}
     return tuple(v for v in volumes if v.name in wanted), tuple(places.values()), generated
+
+
+def read_capabilities(process: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a workload may have at most, as CAP_NAME: all of it for root, as under runc."""
+    return tuple(sorted({str(name) for name in (process.get("capabilities") or {}).get("bounding") or ()}))
 
 
 def read_user(user: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import NoReturn, Protocol
 
 from enclave_cc.errors import PeerError, foreign
-from enclave_cc.wire.launch.mounts import check_path
+from enclave_cc.wire.launch.mounts import TERMINATION_LOG, check_path
 from enclave_cc.wire.launch.overrides import Overrides
 from enclave_cc.wire.launch.policy import LaunchPolicy, Permissions
 from enclave_cc.wire.launch.statement import LaunchStatement
@@ -61,7 +61,8 @@ def combine(
     2. a variable that is new or has another value is allowed by `env` or `env:NAME`
     3. another working directory is allowed by `workdir`
     4. another user, or groups, are allowed by `user`
-    5. each volume is allowed by `volumes` or `volumes:DESTINATION`
+    5. each volume is allowed by `volumes` or `volumes:DESTINATION`; Kubernetes' termination log always is
+    6. a capability that docker does not give is allowed by `capabilities` or `capabilities:CAP_NAME`
     """
     allowed = policy.for_image(name)
     # 1
@@ -87,8 +88,12 @@ def combine(
         user = overrides.user or user
     # 5
     for volume in overrides.volumes:
-        if not allowed.allows("volumes", volume.destination):
+        if volume.destination != TERMINATION_LOG and not allowed.allows("volumes", volume.destination):
             _deny(f"no host volume is to be mounted at {foreign(volume.destination)}", "volumes", name)
+    # 6
+    for capability in overrides.capabilities or ():
+        if capability not in DEFAULT_CAPABILITIES and not allowed.allows("capabilities", capability):
+            _deny(f"the capability {foreign(capability)} is not to be added", "capabilities", name)
     return LaunchStatement(
         image=image,
         manifest_digest=manifest_digest,
@@ -103,7 +108,7 @@ def combine(
         files=overrides.files,
         scratch=_find_scratch(config.volumes, overrides) if overrides.read_only_root else (),
         terminal=overrides.terminal,
-        capabilities=DEFAULT_CAPABILITIES,
+        capabilities=DEFAULT_CAPABILITIES if overrides.capabilities is None else overrides.capabilities,
         no_new_privileges=overrides.no_new_privileges,
         read_only_root=overrides.read_only_root,
         upper_size=overrides.upper_size,

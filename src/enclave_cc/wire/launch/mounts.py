@@ -13,8 +13,10 @@ GENERATED_FILES = {"resolv.conf": "/etc/resolv.conf", "hosts": "/etc/hosts", "ho
 _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 # Kernel interfaces of the container: nothing of the host's may cover them.
 _RESERVED = ("/proc", "/sys", "/dev")
+# Where a workload of Kubernetes may leave a last word: what it writes there is its own choice.
+TERMINATION_LOG = "/dev/termination-log"
 # Kubernetes mounts these two.
-_DEVICE_EXCEPTIONS = ("/dev/shm", "/dev/termination-log")  # noqa: S108 - a place inside the container
+_DEVICE_EXCEPTIONS = ("/dev/shm", TERMINATION_LOG)  # noqa: S108 - a place inside the container
 
 
 @dataclass(frozen=True, slots=True)

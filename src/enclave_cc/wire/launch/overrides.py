@@ -33,6 +33,7 @@ class Overrides:
     terminal: bool = False
     read_only_root: bool = False
     no_new_privileges: bool = False
+    capabilities: tuple[str, ...] | None = None
     upper_size: int = 0
 
     def __post_init__(self) -> None:
@@ -42,6 +43,7 @@ class Overrides:
         check_hostname(self.hostname)
         check_volumes(self.volumes)
         check_files(self.files)
+        check_capabilities(self.capabilities or ())
         if not 0 <= self.upper_size <= MAX_UPPER_SIZE:
             raise PeerError("malformed", "the size of the writable layer is out of range")
 
@@ -61,6 +63,7 @@ class Overrides:
                 "terminal": self.terminal,
                 "read_only_root": self.read_only_root,
                 "no_new_privileges": self.no_new_privileges,
+                "capabilities": None if self.capabilities is None else list(self.capabilities),
                 "upper_size": self.upper_size,
             }
         )
@@ -85,6 +88,7 @@ class Overrides:
             terminal=document.flag("terminal", False),
             read_only_root=document.flag("read_only_root", False),
             no_new_privileges=document.flag("no_new_privileges", False),
+            capabilities=document.optional_texts("capabilities"),
             upper_size=document.number("upper_size", 0, MAX_UPPER_SIZE, 0),
         )
         document.end()
@@ -101,3 +105,13 @@ def check_hostname(hostname: str) -> None:
     """Raises `PeerError("malformed")` unless it is empty or one that Linux and resolvers take."""
     if len(hostname) > 64 or not set(hostname) <= _HOSTNAME_CHARACTERS or hostname[:1] in {"-", "."}:
         raise PeerError("malformed", "the host name is not 64 letters, digits, dots and dashes")
+
+
+def check_capabilities(names: tuple[str, ...]) -> None:
+    """Raises `PeerError("malformed")` unless each is written as CAP_NAME and none is there twice."""
+    if len(set(names)) != len(names) or not all(_is_capability(name) for name in names):
+        raise PeerError("malformed", "a capability is not CAP_NAME, or is there twice")
+
+
+def _is_capability(name: str) -> bool:
+    return name[:4] == "CAP_" and 4 < len(name) <= 64 and name.isascii() and name.replace("_", "").isalpha() and name.isupper()

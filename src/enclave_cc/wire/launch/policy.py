@@ -11,7 +11,7 @@ from enclave_cc.wire.launch.members import Members
 from enclave_cc.wire.launch.mounts import check_path
 
 VERSION = 1
-WORDS = frozenset({"command", "env", "volumes", "exec", "user", "workdir"})
+WORDS = frozenset({"command", "env", "volumes", "exec", "user", "workdir", "capabilities"})
 
 
 def check_word(word: str) -> str:
@@ -19,6 +19,8 @@ def check_word(word: str) -> str:
     kind, colon, value = word.partition(":")
     if colon:
         if kind == "env" and value and "=" not in value:
+            return word
+        if kind == "capabilities" and value.startswith("CAP_"):
             return word
         if kind == "volumes":
             try:
@@ -28,7 +30,7 @@ def check_word(word: str) -> str:
             return word
     elif word in WORDS:
         return word
-    known = ", ".join([*sorted(WORDS), "env:NAME", "volumes:/PATH"])
+    known = ", ".join([*sorted(WORDS), "env:NAME", "volumes:/PATH", "capabilities:CAP_NAME"])
     raise PeerError("policy-invalid", f"{foreign(word)!r} is nothing that a launch policy can allow; it can allow {known}")
 
 

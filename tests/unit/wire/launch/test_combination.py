@@ -104,6 +104,15 @@ def test_a_terminal_and_a_host_name_show_in_the_environment() -> None:
     assert "TERM=dumb" in launch(Image(env=("TERM=dumb",)), terminal=True).env
 
 
+def test_capabilities() -> None:
+    assert launch().capabilities == DEFAULT_CAPABILITIES
+    assert launch(capabilities=()).capabilities == ()
+    assert launch(capabilities=("CAP_CHOWN",)).capabilities == ("CAP_CHOWN",)  # fewer need no permission
+    assert "CAP_SYS_ADMIN" in denied("capabilities:CAP_NET_ADMIN", capabilities=("CAP_NET_ADMIN", "CAP_SYS_ADMIN")).what
+    assert launch(None, "capabilities:CAP_NET_ADMIN", capabilities=("CAP_NET_ADMIN",)).capabilities == ("CAP_NET_ADMIN",)
+    assert launch(None, "capabilities", capabilities=("CAP_SYS_ADMIN",)).capabilities == ("CAP_SYS_ADMIN",)
+
+
 def test_work_directory_and_user() -> None:
     assert launch(None, "workdir", cwd="/tmp").cwd == "/tmp"
     assert "working directory" in denied("user", cwd="/tmp").what
@@ -191,3 +200,9 @@ def test_the_real_image_configuration_fits() -> None:
         "u",
         2,
     )
+
+
+def test_a_termination_log_needs_no_permission() -> None:
+    log = Volume("v0", "/dev/termination-log")
+    assert launch(None, volumes=(log,)).volumes == (log,)
+    assert "volumes" in denied(volumes=(log, Volume("v1", "/dev/shm"))).fix

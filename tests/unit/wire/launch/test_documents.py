@@ -52,6 +52,7 @@ WISHES = Overrides(
     terminal=True,
     read_only_root=True,
     no_new_privileges=True,
+    capabilities=("CAP_CHOWN", "CAP_SYS_ADMIN"),
     upper_size=5,
 )
 POLICY = LaunchPolicy(Permissions(frozenset({"env"})), {"r/i": Permissions(frozenset({"env:A", "volumes:/data", "exec"}))})
@@ -103,6 +104,9 @@ def test_each_member_of_the_overrides_is_typed(member: str) -> None:
         b'{"version":1.0}',
         b'{"version":1,"more":1}',
         b'{"version":1,"upper_size":NaN}',
+        b'{"version":1,"capabilities":["CHOWN"]}',
+        b'{"version":1,"capabilities":["CAP_CHOWN","CAP_CHOWN"]}',
+        b'{"version":1,"capabilities":["CAP_"]}',
         b'{"version":1,"hostname":"\\ud800"}',
         b'{"version":1,"hostname":"-x"}',
         b'{"version":1,"hostname":"a b"}',
