@@ -25,12 +25,12 @@ _MAX_CALLS = 1024  # containerd waits for each task and exec in a call of its ow
 _END_DEADLINE = 5.0
 
 
-def serve(arguments: Arguments, group: str, listener: socket.socket, path: str) -> None:
+def serve(arguments: Arguments, group: str, listener: int, path: str) -> None:
     """Answers containerd until it says Shutdown, then takes down what is left of the pod."""
     log = Log(Path("log"))
     os.chdir("/")  # the bundle is containerd's to remove
     try:
-        _serve(arguments, group, listener, path, log)
+        _serve(arguments, group, socket.socket(fileno=listener), path, log)
     except Exception as error:  # noqa: BLE001 - the last place where it can be told
         log.write("error", f"the shim ends: {type(error).__name__}: {error}")
     finally:

@@ -18,10 +18,10 @@ CALL = ["-namespace", "k8s.io", "-address", "/run/c.sock", "-publish-binary", "/
 
 
 def test_the_command_line() -> None:
-    assert arguments.parse([*CALL, "start"]) == Arguments("start", "k8s.io", "/run/c.sock", "c1")
-    assert arguments.parse(["--debug", "-bundle=/b", "-id=c1", "delete"]) == Arguments(
-        "delete", id="c1", bundle="/b", switches=frozenset({"debug"})
-    )
+    given = arguments.parse([*CALL, "start"])
+    assert (given.verb, given.namespace, given.address, given.id) == ("start", "k8s.io", "/run/c.sock", "c1")
+    given = arguments.parse(["--debug", "-bundle=/b", "-id=c1", "delete"])
+    assert (given.verb, given.id, given.bundle, given.switches) == ("delete", "c1", "/b", {"debug"})
     for wrong in (["-nonsense", "start"], ["-id"]):
         with pytest.raises(ValueError, match=r"-"):
             arguments.parse(wrong)
@@ -57,9 +57,10 @@ def write_bundle(place: Path, sandbox: str | None) -> None:
 def test_one_shim_a_pod(sockets: Path) -> None:
     """In processes of their own, as containerd calls them: `start` forks and the parent returns."""
     script = (
-        "import os, sys\nfrom enclave_cc.host.shim import arguments, bootstrap\n"
+        "import os, socket, sys\nfrom enclave_cc.host.shim import arguments, bootstrap\n"
         f"bootstrap.SOCKETS = {str(sockets / 's')!r}\n"
         "def serve(given, group, listener, path):\n"
+        "    listener = socket.socket(fileno=listener)\n"
         "    accepted, _ = listener.accept(); accepted.close()\n"  # the second start's question
         "    accepted, _ = listener.accept(); accepted.sendall(f'{os.getpid()} {group}'.encode())\n"
         "bootstrap.start(arguments.parse(sys.argv[1:]), serve)\n"
@@ -83,8 +84,8 @@ def test_a_dead_shims_socket_is_replaced(sockets: Path) -> None:
     path = sockets / "dead"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    listener = bootstrap._listen(str(path))
+    listener = bootstrap.listen(str(path))
     assert listener is not None
-    with listener:
-        assert bootstrap._listen(str(path)) is None  # this one lives
+    with socket.socket(fileno=listener):
+        assert bootstrap.listen(str(path)) is None  # this one lives
         assert path.stat().st_mode & 0o777 == 0o600
