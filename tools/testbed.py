@@ -281,7 +281,8 @@ def build_bundles() -> Path:
     """Agent and app bundles of the present source, built once per state of it; returns their directory."""
     directory = ROOT / "build/bundles" / source_digest()
     if not (directory / "agent/reference.json").exists():
-        for stale in (ROOT / "build/bundles").glob("*"):
+        builds = sorted((ROOT / "build/bundles").glob("*"), key=lambda p: p.stat().st_mtime)
+        for stale in builds[:-8]:  # the newest may be in use by another run
             shutil.rmtree(stale, ignore_errors=True)
         directory.mkdir(parents=True, exist_ok=True)
         key = ROOT / "build/bundle-signing.pem"
