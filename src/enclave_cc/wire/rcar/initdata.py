@@ -60,6 +60,16 @@ class InitData:
             raise PeerError("malformed", f"init-data has no entry {name!r}")
         return _load_toml(text, f"init-data entry {name!r}")
 
+    def find_kbs_certificate(self) -> str | None:
+        """Whom the agent is to take for its KBS: PEM of `aa.toml`'s `token_configs.kbs.cert`; None where it names none."""
+        try:
+            found: Any = self.parse_entry("aa.toml")
+        except PeerError:
+            return None
+        for name in ("token_configs", "kbs", "cert"):
+            found = found.get(name) if isinstance(found, dict) else None
+        return found if isinstance(found, str) else None
+
     def claims(self) -> dict[str, Any]:
         """The entries as attestation policies see them: `aa.toml` and `cdh.toml` as objects where they parse."""
         claims: dict[str, Any] = dict(self.data)
