@@ -13,11 +13,13 @@ import pytest
 from boot_container import Container
 from boot_node import CONTAINER, Node, find_mounts, pack_layer, seal_image
 
+from enclave_cc.crypto.aead import TAG_SIZE
 from enclave_cc.errors import PeerError
 from enclave_cc.simulator.platform import Platform
 from enclave_cc.wire.control import message
 from enclave_cc.wire.control.status import State
 from enclave_cc.wire.launch.statement import Rlimit
+from enclave_cc.wire.sealed.block import BLOCK_SIZE
 from enclave_cc.wire.sealed.rootfs import RootfsDescriptor
 from enclave_cc.wire.sgx.identity import EnclaveIdentity
 
@@ -228,10 +230,11 @@ def test_a_block_changed_while_running_is_an_io_error(node: Node, image: Path, t
         byte = file.read(1)[0]
         file.seek(700_000)
         file.write(bytes([byte ^ 1]))
+    broken = 700_000 // (BLOCK_SIZE + TAG_SIZE)
     code, out = container.execute("cat", "/data")
     assert code == 1
     assert "cat: read error: Input/output error" in out
-    assert f"block 5 of blob {rootfs.layers[1].id.hex()}" in container.log
+    assert f"block {broken} of blob {rootfs.layers[1].id.hex()}" in container.log
     assert container.execute("id")[0] == 0
 
 
