@@ -11,13 +11,13 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from enclave_cc import __version__, console
 from enclave_cc.errors import EnclaveCcError
+from enclave_cc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Command:
     """Words on the command line, the module that carries them out, and one line of help."""
 

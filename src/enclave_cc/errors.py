@@ -12,8 +12,9 @@ reason that belongs to the data owner (the KBS sends an id instead); `fix` says 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
+
+from enclave_cc.record import record
 
 # Foreign text inside our messages is cut here, so that a peer cannot fill a log (kopf caps at 256 too).
 FOREIGN_TEXT_LIMIT = 256
@@ -41,7 +42,7 @@ class Status(IntEnum):
     UNAUTHENTICATED = 16
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Row:
     """One line of the table: what a code means to a shell, a ttrpc peer, an HTTP client and a reader."""
 

@@ -9,7 +9,6 @@ Upstream also knows `RSA1_5`, which is deprecated and gives a padding oracle; it
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -17,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from enclave_cc.crypto import base64url
 from enclave_cc.errors import PeerError, foreign
+from enclave_cc.record import record
 
 ECDH_ES_A256KW = "ECDH-ES+A256KW"
 RSA_OAEP_256 = "RSA-OAEP-256"
@@ -26,7 +26,7 @@ _CURVES: dict[str, ec.EllipticCurve] = {"P-256": ec.SECP256R1(), "P-521": ec.SEC
 _RSA_BITS = range(2048, 4097)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PublicJwk:
     """A TEE public key that was parsed and lies on its curve, or has a sane modulus.
 

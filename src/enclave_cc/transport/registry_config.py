@@ -6,14 +6,14 @@ The subset of containers-registries.conf(5) that image-rs reads, as values.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
+from enclave_cc.record import field, record
 from enclave_cc.transport.registry import Registry
 from enclave_cc.wire.oci.auth import Credentials
 from enclave_cc.wire.oci.reference import Reference
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RegistryConfig:
     """`insecure` and the keys of `mirrors` are `HOST[:PORT]`; a mirror is `HOST[:PORT][/PREFIX]`, tried in order first."""
 

@@ -11,7 +11,6 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from enclave_cc.enclave.boot import handover, launch, log, settings, signals, syscalls
 from enclave_cc.enclave.boot.control import Listener
@@ -20,13 +19,14 @@ from enclave_cc.enclave.boot.mount import KernelMounter
 from enclave_cc.enclave.boot.status import StatusBoard
 from enclave_cc.enclave.tee.open import open_platform
 from enclave_cc.errors import EnclaveCcError, EnvironmentFault, UsageError, foreign
+from enclave_cc.record import record
 
 HANDOVER_DEADLINE = 600.0
 _LONGEST_DEADLINE = 86400
 _USAGE = "Usage: python -m enclave_cc.enclave.boot --container ID [--handover-deadline SECONDS]"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Options:
     """Host-authored. `handover_deadline` is in seconds."""
 

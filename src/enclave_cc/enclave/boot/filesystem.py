@@ -11,10 +11,10 @@ import errno
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from enclave_cc.enclave.boot import syscalls
 from enclave_cc.errors import EnvironmentFault, PeerError, foreign
+from enclave_cc.record import record
 from enclave_cc.wire.launch import mounts
 from enclave_cc.wire.launch.mounts import GENERATED_FILES, Volume
 
@@ -40,7 +40,7 @@ _NAMED = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC  # what has the name, be it a 
 _DATA_ONLY = _NO_ESCALATION | syscalls.MOUNT_ATTR_NOEXEC
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class View:
     """What to build around the rootfs: host volumes, generated files, and places that stay writable in a read-only root."""
 
@@ -50,7 +50,7 @@ class View:
     read_only_root: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Captured:
     """What was taken along from outside: detached mounts (descriptors) and file contents."""
 

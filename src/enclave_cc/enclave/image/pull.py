@@ -6,11 +6,9 @@ KBS: signature policy -> registry: manifest, signatures, config -> KBS: a key pe
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from enclave_cc.enclave.image import layer_key
 from enclave_cc.enclave.image.layer import ingest_layer
@@ -20,6 +18,7 @@ from enclave_cc.enclave.rootfs.build import build_rootfs
 from enclave_cc.enclave.rootfs.cache import NodeCache
 from enclave_cc.enclave.rootfs.layer import Layer
 from enclave_cc.errors import EnclaveCcError, EnvironmentFault, PeerError
+from enclave_cc.record import record, replace
 from enclave_cc.transport import signature_store
 from enclave_cc.transport.registry import Registry
 from enclave_cc.transport.registry_config import RegistryConfig
@@ -35,7 +34,7 @@ from enclave_cc.wire.sealed.rootfs import RootfsDescriptor
 Progress = Callable[[str, int, int, str], None]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ResourceUris:
     """Where the data owner's policy and registry credentials lie in the KBS; fixed in what is measured."""
 
@@ -43,7 +42,7 @@ class ResourceUris:
     registry_credential: str = "kbs:///default/credential/default"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PulledImage:
     """An image whose signatures, keys and contents all held. `signers` are the key ids that the policy asked for."""
 
@@ -229,7 +228,7 @@ class _LayerPull:
                 directory=self._cache.directory,
                 progress=lambda done: self._progress(digest, done, size, "pulling"),
             )
-            return dataclasses.replace(found, digest=name)
+            return replace(found, digest=name)
 
         patience = max(self._until - time.monotonic(), 0)
         found = self._cache.get_layer(name, layer.diff_id, ingest, patience=patience)

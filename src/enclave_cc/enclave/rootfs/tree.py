@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from enclave_cc.enclave.rootfs.entries import DIRECTORY, FILE, HARDLINK, NO_XATTRS, SYMLINK, Entry
 from enclave_cc.errors import PeerError, foreign
+from enclave_cc.record import record
 
 MAX_INODES: Final = 1 << 22
 MAX_NAME: Final = 255
@@ -70,7 +70,7 @@ class Directory(Inode):
         self.children: dict[bytes, Inode] = {}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tree:
     root: Directory
 

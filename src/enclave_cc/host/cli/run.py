@@ -88,11 +88,10 @@ def _supervise(
     volumes: list[Volume],
     on_running: Callable[[str], None] | None,
 ) -> int:
-    from dataclasses import replace
-
     from enclave_cc.host.cli.progress import Progress
     from enclave_cc.host.cli.timings import Timings
     from enclave_cc.host.sandbox.supervisor import Streams, Supervisor
+    from enclave_cc.record import replace
 
     timings = Timings() if arguments.timings is not None else None
     if timings is not None:

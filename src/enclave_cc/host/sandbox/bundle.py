@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from enclave_cc.errors import PeerError, UsageError
+from enclave_cc.record import record
 
 if TYPE_CHECKING:
     from enclave_cc.wire.sgx.manifest import Manifest
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 ROLES = ("agent", "app")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Bundle:
     """One bundle directory. `manifest` is what it was built as; what is measured is what lies on disk now."""
 

@@ -8,17 +8,17 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from enclave_cc.errors import EnvironmentFault, UsageError, foreign
+from enclave_cc.record import record
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _IN_USE_SECONDS = 60  # an agent may be about to pin what it has just used
 _STALE_SECONDS = 86400
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Blob:
     """A sealed blob: `size` in bytes on disk, `used` as Unix time, the containers that pin it."""
 

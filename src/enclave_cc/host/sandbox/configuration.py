@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from enclave_cc.errors import UsageError, foreign
+from enclave_cc.record import field, fields, record
 
 DEFAULT_FILE = Path("/etc/enclave-cc/config.toml")
 _SUBNET = "10.88.77.0/24"
@@ -22,7 +22,7 @@ _SOCKET_TAIL = len("/pods/0123456789abcdef/c/0123456789abcdef/shared/control.soc
 _SOCKET_LIMIT = 107
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Deadlines:
     """Seconds. Every wait of the engine ends by one of these."""
 
@@ -42,7 +42,7 @@ class Deadlines:
                 raise UsageError("bad-config", f"[deadlines] {item.name} is not a number of seconds up to a week")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Limits:
     """Bytes, CPUs and counts; 0 means unlimited."""
 
@@ -59,7 +59,7 @@ class Limits:
                 raise UsageError("bad-config", f"[limits] {item.name} is not a number of at least 0")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Network:
     """`default`: what `run` uses; the rest is the bridge of `--network pod`."""
 
@@ -82,7 +82,7 @@ class Network:
             raise UsageError("bad-config", "[network] bridge is not an interface name")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Configuration:
     """Everything that the node's engine is told. `source` is where it was read from, for messages."""
 

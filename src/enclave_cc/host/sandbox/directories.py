@@ -15,11 +15,11 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from enclave_cc.errors import UsageError, foreign
 from enclave_cc.host.sandbox.configuration import Configuration
+from enclave_cc.record import record
 
 ID_SIZE = 16
 
@@ -33,7 +33,7 @@ def shorten(identifier: str) -> str:
     return hashlib.sha256(identifier.encode()).hexdigest()[:ID_SIZE]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Directories:
     """Paths only; nothing is made but by `prepare`."""
 

@@ -10,7 +10,6 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from enclave_cc.host.sandbox.configuration import Configuration
 from enclave_cc.host.sandbox.directories import Directories
 from enclave_cc.host.sandbox.runc import Stdio, run_program
 from enclave_cc.host.sandbox.spec import PAUSE_PROGRAM, own_capabilities
+from enclave_cc.record import record, replace
 
 _CLONE_NEWNS = 0x20000
 _MS_RDONLY, _MS_REC, _MS_PRIVATE = 1, 16384, 1 << 18
@@ -38,7 +38,7 @@ class Verdict(StrEnum):
     MISSING = "missing"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Finding:
     """One line of the report; `fix` only where there is something to do."""
 
@@ -185,7 +185,6 @@ def _check_cni(configuration: Configuration) -> Finding:
 
 def _check_bundle(role: str, directory: Path) -> Finding:
     """Every file is read: the measurement of what lies there is the one it was built with."""
-    from dataclasses import replace
 
     from enclave_cc.simulator.bundle import list_files
     from enclave_cc.wire.sgx import manifest

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +24,14 @@ from enclave_cc.host.sandbox.directories import Directories, PodLock
 from enclave_cc.host.sandbox.journal import Journal, Kind
 from enclave_cc.host.sandbox.runc import Runc, Stdio, become_subreaper
 from enclave_cc.host.sandbox.states import FINAL, Event, State, advance
+from enclave_cc.record import field, record
 from enclave_cc.simulator import listener
 
 if TYPE_CHECKING:
     from enclave_cc.host.sandbox.enclaves import SimulatedEnclaves
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class PodOptions:
     """`name`: unique on the node, the id when empty. `remove`: nothing is kept after the end."""
 
@@ -41,7 +41,7 @@ class PodOptions:
     remove: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class AppOptions:
     """What the host decides of one app container. `description` goes into the record, for people."""
 
@@ -53,7 +53,7 @@ class AppOptions:
     description: Mapping[str, object] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Running:
     """A container's init: `pidfd` becomes readable when it ends; the pid is our child's and stays until waited for."""
 

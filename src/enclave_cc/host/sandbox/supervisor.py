@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,6 +24,7 @@ from enclave_cc.host.sandbox.pod import AppOptions, Pod, Running, explain
 from enclave_cc.host.sandbox.runc import Stdio
 from enclave_cc.host.sandbox.states import Event
 from enclave_cc.host.sandbox.streams import InputPump, Pump, RawTerminal, get_size
+from enclave_cc.record import record
 from enclave_cc.wire.control import message
 from enclave_cc.wire.control.status import State as BootState
 from enclave_cc.wire.control.status import Status
@@ -60,7 +60,7 @@ class Watcher(Protocol):
         """Something that did not stop us."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Streams:
     """The watcher's own descriptors; None where there is nobody to read or write."""
 
@@ -70,7 +70,7 @@ class Streams:
     terminal: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Outcome:
     """How the workload ended. `error` says more when something of ours, or a limit, ended it."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from enclave_cc import console
@@ -13,6 +12,7 @@ from enclave_cc.owner.cli.resource import read_input
 from enclave_cc.owner.kbs.client import AdminClient
 from enclave_cc.owner.kbs.directory import DIRECTORY_HELP
 from enclave_cc.owner.reference import values
+from enclave_cc.record import replace
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

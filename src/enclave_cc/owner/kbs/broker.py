@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from enclave_cc.crypto import jwe
@@ -25,6 +24,7 @@ from enclave_cc.owner.policy import appraisal, defaults, rego, release
 from enclave_cc.owner.policy.reasons import Reason
 from enclave_cc.owner.reference.values import ReferenceSource
 from enclave_cc.owner.resources.store import ResourceStore
+from enclave_cc.record import record
 from enclave_cc.wire.rcar import binding, messages, token
 from enclave_cc.wire.rcar.initdata import InitData
 from enclave_cc.wire.rcar.uri import ResourcePath
@@ -40,7 +40,7 @@ class Denied(PeerError):
         self.decision = decision
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class KeyBroker:
     """The service itself; every part can be another implementation. Safe for many threads."""
 

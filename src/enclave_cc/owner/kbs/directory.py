@@ -17,7 +17,6 @@ import shutil
 import time
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from enclave_cc.crypto.jws import SigningKey, VerifyKey
 from enclave_cc.crypto.secret import Secret
 from enclave_cc.errors import EnvironmentFault, PeerError, UsageError
 from enclave_cc.owner.resources.database import Database
+from enclave_cc.record import record
 from enclave_cc.wire.sgx.certification import parse_pem_certificates
 
 ENVIRONMENT = "ENCLAVE_CC_KBS"
@@ -35,7 +35,7 @@ _CERTIFICATE_YEARS = 10
 _YEAR = 365 * 24 * 3600
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class KbsDirectory:
     """Paths of one directory; nothing is read before it is asked for."""
 

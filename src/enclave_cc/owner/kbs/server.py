@@ -18,6 +18,7 @@ from aiohttp import web
 
 from enclave_cc.errors import EnvironmentFault, PeerError
 from enclave_cc.owner.kbs.routes import HttpAnswer, HttpRequest, Routes, problem_answer
+from enclave_cc.record import record
 from enclave_cc.wire.rcar import messages
 
 HANDSHAKE_SECONDS = 10.0
@@ -27,7 +28,7 @@ MAX_CONNECTIONS = 2048
 _WORKERS = min(32, (os.cpu_count() or 1) + 2)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Limits:
     """`request_deadline`: seconds for a request to come in whole, and for a connection to stay idle."""
 

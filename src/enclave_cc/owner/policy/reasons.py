@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from enclave_cc.owner.reference.values import MR_ENCLAVE, MR_SIGNER, ReferenceSource, ReferenceValue
+from enclave_cc.record import record
 from enclave_cc.wire.rcar import token
 
 # What the default attestation policy accepts without a reference value.
 DEFAULT_TCB_STATUS = ("UpToDate", "SWHardeningNeeded")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reason:
     """One finding: which claim, what was expected, what came nearest, which rule, what to do; and what lies behind."""
 

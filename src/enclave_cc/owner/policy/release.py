@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from enclave_cc.owner.policy import reasons, rego
 from enclave_cc.owner.reference.values import ReferenceSource
+from enclave_cc.record import field, record
 
 ALLOW = "data.policy.allow"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Request:
     """What is asked for: plugin, path behind it, query."""
 
@@ -27,7 +27,7 @@ class Request:
         return "/".join((self.plugin, *self.segments))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Permit:
     """The policy allows it. Only `decide` makes one."""
 
@@ -35,7 +35,7 @@ class Permit:
     policy: rego.Policy
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Denial:
     """The policy does not allow it. `code` is public and speaks of the attester's own evidence only."""
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from enclave_cc.crypto.signing_key import SigningKey
 from enclave_cc.owner.publish import encrypt, push, registration, sign
 from enclave_cc.owner.publish.sources import SourceImage
+from enclave_cc.record import record
 from enclave_cc.transport.registry import Registry
 from enclave_cc.wire.oci.digest import Digest
 from enclave_cc.wire.oci.manifest import Manifest
@@ -17,7 +17,7 @@ from enclave_cc.wire.oci.reference import Reference
 from enclave_cc.wire.rcar.uri import ResourcePath
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Request:
     """What the owner wants: which layers encrypted (`all` or numbers), what a host may override (None: as it is)."""
 
@@ -29,7 +29,7 @@ class Request:
     replace_signer: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Published:
     """What came of it; `manifest` is the one that the registry serves."""
 

@@ -10,10 +10,10 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from enclave_cc.errors import PeerError, foreign
+from enclave_cc.record import field, record
 from enclave_cc.wire.rcar import canonical
 
 MR_ENCLAVE = "sgx_mr_enclave"
@@ -24,7 +24,7 @@ _NAME = re.compile(r"[\x21-\x7e]{1,256}\Z")
 _HEX_32 = re.compile(r"[0-9a-f]{64}\Z")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ReferenceValue:
     """One value under a name.
 

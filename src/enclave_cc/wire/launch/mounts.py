@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from enclave_cc.errors import PeerError, foreign
+from enclave_cc.record import record
 from enclave_cc.wire.launch.members import Members
 
 # Files that the host generates, and where they go.
@@ -17,7 +17,7 @@ _RESERVED = ("/proc", "/sys", "/dev")
 _DEVICE_EXCEPTIONS = ("/dev/shm", "/dev/termination-log")  # noqa: S108 - a place inside the container
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Volume:
     """A host directory or file: entry `name` of the volumes directory, mounted at `destination`.
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from enclave_cc.errors import PeerError
+from enclave_cc.record import record
 from enclave_cc.wire.launch import members
 from enclave_cc.wire.launch.members import Members
 from enclave_cc.wire.launch.mounts import Volume, check_files, check_path, check_volumes
@@ -14,7 +13,7 @@ MAX_UPPER_SIZE = 1 << 50
 _HOSTNAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Overrides:
     """Defaults ask for nothing. `env` items are NAME=VALUE; `upper_size` is bytes, 0 for boot init's default.
 

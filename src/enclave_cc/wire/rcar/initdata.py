@@ -14,11 +14,11 @@ import hashlib
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from enclave_cc.errors import PeerError, foreign
+from enclave_cc.record import record
 
 VERSION = "0.1.0"
 # aa.toml with a PEM and cdh.toml with a few CAs are about 10 kB.
@@ -26,7 +26,7 @@ MAX_SIZE = 256 * 1024
 _ALGORITHMS = ("sha256", "sha384", "sha512")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class InitData:
     """Parsed init-data. HOST-AUTHORED: the digest proves which text was used at launch, not that it is good."""
 
