@@ -72,8 +72,7 @@ def pull_image(
     uris = uris or ResourceUris()
     image = TrustedImage(reference)
     image.load_policy(_fetch_policy(resources, uris.signature_policy))
-    find_credentials = _CredentialLookup(resources, uris.registry_credential)
-    registry, location = _open_root(image, registries, find_credentials)
+    registry, location = _open_root(image, registries, _CredentialLookup(resources, uris.registry_credential, registries))
     try:
         signers = _load_signatures(image, registry, location.repository, resources)
         config = _load_config(image, registry, location.repository)
@@ -101,15 +100,35 @@ def _fetch_policy(resources: ResourceSource, uri: str) -> bytes:
 
 
 class _CredentialLookup:
-    """Registry credentials out of the KBS, asked for once, and only if a registry wants any."""
+    """Registry credentials out of the KBS, asked for once, and only if a registry wants any.
 
-    def __init__(self, resources: ResourceSource, uri: str) -> None:
-        self._resources, self._uri = resources, uri
+    How a registry is reached is HOST-AUTHORED: a credential goes only where the host cannot read it, unless the owner
+    says otherwise in auth.json. Plain HTTP gets none; instead of the host's CAs the system's alone are believed.
+    """
+
+    def __init__(self, resources: ResourceSource, uri: str, registries: RegistryConfig) -> None:
+        self._resources, self._uri, self._registries = resources, uri, registries
         self._lock = threading.Lock()
         self._file: AuthFile | None = None
 
-    def for_image(self, image: Reference) -> Callable[[], Credentials | None]:
-        return lambda: self._find(image)
+    def connect(self, image: Reference) -> Registry:
+        """The registry of `image`."""
+        host = image.registry
+        own_cas = self._registries.ca_pem is None or host in self._registries.insecure or not self._is_secret(image)
+        return self._registries.connect(host, lambda: self._find_for(image), own_cas=own_cas)
+
+    def _is_secret(self, image: Reference) -> bool:
+        found = self._find(image)
+        return found is not None and not found.readable
+
+    def _find_for(self, image: Reference) -> Credentials | None:
+        if image.registry in self._registries.insecure and self._is_secret(image):
+            raise PeerError(
+                "registry-denied",
+                f"{image.registry} wants a credential, and the node has it spoken to in plain HTTP",
+                f"Reach it by TLS; or the owner writes the entry of auth.json as http://{image.registry}, for the node to see.",
+            )
+        return self._find(image)
 
     def _find(self, image: Reference) -> Credentials | None:
         with self._lock:
@@ -127,7 +146,7 @@ def _open_root(image: TrustedImage, registries: RegistryConfig, credentials: _Cr
     """Loads the root manifest (and the platform's) from the first location that has it: mirrors, then the registry."""
     failure: EnclaveCcError | None = None
     for location in registries.locations(image.reference):
-        registry = registries.connect(location.registry, credentials.for_image(location))
+        registry = credentials.connect(location)
         try:
             data, kind, _ = registry.get_manifest(location.repository, location.target)
         except (PeerError, EnvironmentFault) as error:

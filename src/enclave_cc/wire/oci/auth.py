@@ -21,10 +21,11 @@ _LIFETIME = 60  # seconds; the token protocol's default when the answer has no e
 
 @record
 class Credentials:
-    """A user name and its password."""
+    """A user name and its password. `readable`: the owner lets the node see them (an auth.json key of `http://`)."""
 
     username: str
     password: Secret
+    readable: bool = False
 
     def __post_init__(self) -> None:
         if ":" in self.username or not self.username.isprintable():  # RFC 7617 2
@@ -106,7 +107,8 @@ class AuthFile:
             if not colon:
                 auths.fail("auth is not user:password")
             try:
-                entries[_normalise(key)] = Credentials(username.decode(), Secret(password.rstrip(b"\0")))
+                readable = key.startswith("http://")
+                entries[_normalise(key)] = Credentials(username.decode(), Secret(password.rstrip(b"\0")), readable)
             except UnicodeDecodeError:
                 auths.fail("a user name is not UTF-8")
         return cls(entries)
