@@ -17,6 +17,7 @@ from tests.integration.image.conftest import Agent, Owner
 
 from enclave_cc.crypto.secret import Secret
 from enclave_cc.crypto.signing_key import SigningKey
+from enclave_cc.enclave.image.pull import PulledImage
 from enclave_cc.errors import EnvironmentFault, PeerError
 from enclave_cc.owner.publish import registration, sign
 from enclave_cc.transport.connections import Body
@@ -244,7 +245,7 @@ def test_a_second_key_packet_is_tried(owner: Owner, agent: Agent, layout: str) -
 
 def test_many_pulls_of_the_same_image_at_once(owner: Owner, agent: Agent, layout: str) -> None:
     owner.publish(layout, "busy")
-    found: list[pulling.PulledImage] = []
+    found: list[PulledImage] = []
     wrong: list[BaseException] = []
 
     def pull() -> None:
