@@ -168,9 +168,10 @@ class Pod:
         hostname = self.options.hostname or self.id
         pause = self._start(container, lambda place: spec.make_pause(place, root, hostname=hostname, own_network=own_network), None)
         if own_network:
-            netns = f"/proc/{pause.pid}/ns/net"
-            self._note(Kind.NETWORK, container=container, netns=netns)
-            self.addresses = network.attach(self.configuration, container, netns)
+            netns = self.directory / "netns"
+            self._note(Kind.NETWORK, container=container, netns=str(netns))
+            network.hold(f"/proc/{pause.pid}/ns/net", netns)
+            self.addresses = network.attach(self.configuration, container, str(netns))
         return pause
 
     def start_agent(self) -> Running:
