@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from enclave_cc.errors import PeerError, UsageError
-from enclave_cc.owner.publish.sources import Connect
+from enclave_cc.owner.publish.sources import Connect, SourceImage
 from enclave_cc.transport.registry import Registry
 from enclave_cc.wire.oci.auth import AuthFile
 from enclave_cc.wire.oci.manifest import LINUX_AMD64, Platform
@@ -57,10 +57,18 @@ def make_progress(arguments: argparse.Namespace) -> Callable[[str], None]:
     return lambda line: print(line, file=sys.stderr)
 
 
-def warn_platforms(others: tuple[str, ...], taken: Platform) -> None:
-    """Says which platforms of a multi-platform source were left out."""
-    if others:
-        print(f"note: only {taken} is taken; the source also has {', '.join(others)}. Choose with --platform.", file=sys.stderr)
+def check_platform(image: SourceImage, wanted: Platform) -> None:
+    """Says which platforms of a multi-platform source were left out. Raises `PeerError("unsupported-image")` for an image
+    that is for another platform than was meant.
+    """
+    found = image.config.platform
+    if (found.os, found.architecture) != (wanted.os, wanted.architecture):
+        raise PeerError(
+            "unsupported-image", f"the source is for {found}, not {wanted}", "Name the platform that is meant with --platform."
+        )
+    if image.platforms:
+        left = ", ".join(image.platforms)
+        print(f"note: only {wanted} is taken; the source also has {left}. Choose with --platform.", file=sys.stderr)
 
 
 def _read_platform(text: str) -> Platform:
