@@ -43,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--read-only", action="store_true", help="no writable layer over the image")
     parser.add_argument("--timings", type=Path, metavar="FILE", help="write when each stage of the start was reached, as JSON")
     parser.add_argument("image", metavar="IMAGE", help="HOST[:PORT]/REPOSITORY[:TAG][@DIGEST]")
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="CMD...", help="replaces the image's command")
+    command = parser.add_argument("command", nargs=argparse.REMAINDER, metavar="CMD...", help="replaces the image's command")
+    command.required = False  # argparse would name it as missing beside IMAGE
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from enclave_cc.errors import EnclaveCcError, EnvironmentFault, UsageError
+from enclave_cc.errors import EnclaveCcError, EnvironmentFault, UsageError, explain_os_error
 from enclave_cc.host.sandbox import cgroups, directories, init_data, network, records, spec, takedown
 from enclave_cc.host.sandbox.bundle import Bundle, read_bundle
 from enclave_cc.host.sandbox.configuration import Configuration
@@ -96,7 +96,7 @@ class Pod:
             places.prepare()
             identifier, lock = directories.claim_id(places)
         except OSError as error:
-            raise explain(error, f"the directories below {configuration.run} and {configuration.state}") from error
+            raise explain_os_error(error, f"the directories below {configuration.run} and {configuration.state}") from error
         pod = cls(configuration, identifier, lock, options)
         try:
             pod._prepare()
@@ -104,7 +104,7 @@ class Pod:
             with suppress(EnclaveCcError):
                 pod._take_down(keep=False)
             if isinstance(error, OSError):
-                raise explain(error, f"the pod's directory {pod.directory}") from error
+                raise explain_os_error(error, f"the pod's directory {pod.directory}") from error
             raise
         return pod
 
@@ -360,11 +360,3 @@ class Pod:
                 os.waitpid(running.pid, os.WNOHANG)
         self._running = []
         self._lock.release(remove=True)
-
-
-def explain(error: OSError, where: str) -> EnvironmentFault:
-    """An error of the operating system, coded: "disk-full" where it is one."""
-    import errno
-
-    code = "disk-full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "environment"
-    return EnvironmentFault(code, f"{where}: {error.strerror}")

@@ -17,10 +17,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from enclave_cc.errors import EnclaveCcError, EnvironmentFault, PeerError, UsageError, foreign
+from enclave_cc.errors import EnclaveCcError, EnvironmentFault, PeerError, UsageError, explain_os_error, foreign
 from enclave_cc.host.sandbox import control_client
 from enclave_cc.host.sandbox.logs import LogWriter
-from enclave_cc.host.sandbox.pod import AppOptions, Pod, Running, explain
+from enclave_cc.host.sandbox.pod import AppOptions, Pod, Running
 from enclave_cc.host.sandbox.runc import Stdio
 from enclave_cc.host.sandbox.states import Event
 from enclave_cc.host.sandbox.streams import InputPump, Pump, RawTerminal, get_size
@@ -223,7 +223,7 @@ class Supervisor:
         except EnclaveCcError as error:
             self._fail(error)
         except OSError as error:
-            self._fail(explain(error, f"starting the pod: {error.filename or 'a system call'}"))
+            self._fail(explain_os_error(error, f"starting the pod: {error.filename or 'a system call'}"))
         except Exception as error:  # noqa: BLE001 - our bug; it must end the pod, not hang it
             self._fail(UsageError("internal", f"starting the pod: {type(error).__name__}: {foreign(error)}"))
 
