@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -24,6 +25,9 @@ VERSION = "0.1.0"
 # aa.toml with a PEM and cdh.toml with a few CAs are about 10 kB.
 MAX_SIZE = 256 * 1024
 _ALGORITHMS = ("sha256", "sha384", "sha512")
+# tomllib keeps every beginning of a dotted key: one key of 100 kB would take 10 GB.
+_PART = r"""(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')"""
+_LONG_KEY = re.compile(rf"""(?<![A-Za-z0-9_"'\\-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{32}}""")
 
 
 @record
@@ -83,6 +87,8 @@ class InitData:
 
 
 def _load_toml(text: str, what: str) -> dict[str, Any]:
+    if _LONG_KEY.search(text) is not None:
+        raise PeerError("malformed", f"{what} has a key of too many parts")
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
