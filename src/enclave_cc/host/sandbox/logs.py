@@ -53,17 +53,24 @@ class LogWriter:
         text = b"".join(head + line + b"\n" for line in lines)
         try:
             if self._limit and self._size + len(text) > self._limit:
-                with suppress(FileNotFoundError):  # moved before, and then no new one could be made
-                    self._path.replace(self._path.with_name(self._path.name + ".1"))
-                fresh = self._open()
-                os.close(self._descriptor)
-                self._descriptor, self._size = fresh, 0
+                self._turn_over()
             if os.write(self._descriptor, text) == len(text):
                 self._size += len(text)
             else:  # no line is left in half, which the next one would be taken for the end of
                 os.ftruncate(self._descriptor, self._size)
         except (OSError, EnvironmentFault):
             return
+
+    def _turn_over(self) -> None:
+        older = self._path.with_name(self._path.name + ".1")
+        self._path.replace(older)
+        try:
+            fresh = self._open()
+        except EnvironmentFault:
+            older.replace(self._path)
+            raise
+        os.close(self._descriptor)
+        self._descriptor, self._size = fresh, 0
 
     def _open(self) -> int:
         try:
