@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_common(parser)
     parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input on")
     parser.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
-    parser.add_argument("-e", "--env", action="append", default=[], metavar="NAME=VALUE", help="set a variable")
+    parser.add_argument("-e", "--env", action="append", default=[], metavar="NAME[=VALUE]", help="set a variable")
     parser.add_argument("-u", "--user", metavar="USER[:GROUP]", help="user, by name or number")
     parser.add_argument("-w", "--workdir", metavar="DIR", help="working directory")
     parser.add_argument("pod", metavar="POD", help="id, beginning of an id, or name")
@@ -37,7 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
     places = Directories.of(configuration)
     if not arguments.command:
         raise UsageError("usage", "there is no command")
-    if any("=" not in text[1:] for text in arguments.env):
+    variables = tuple(options.parse_variable(text) for text in arguments.env)
+    if any(text.startswith("=") for text in variables):
         raise UsageError("usage", "a variable is written as NAME=VALUE")
     directory = directories.find(places, arguments.pod)
     if directory.parent != places.pods:
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     request = message.ExecRequest(
         id=secrets.token_hex(8),
         args=tuple(arguments.command),
-        env=tuple(arguments.env),
+        env=variables,
         cwd=arguments.workdir,
         user=arguments.user,
         terminal=arguments.tty,

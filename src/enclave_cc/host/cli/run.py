@@ -19,6 +19,8 @@ from enclave_cc.wire.launch import mounts
 from enclave_cc.wire.launch.overrides import Overrides
 from enclave_cc.wire.oci.reference import Reference
 
+LEAST_MEMORY = 32 << 20
+LEAST_PROCESSES = 16
 SIMULATED = "platform: simulated SGX (no protection against root)"
 
 
@@ -63,10 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
     except PeerError as error:  # "malformed", which here is the user's own word
         raise UsageError("usage", error.what) from error
     resources = Resources(
-        memory=options.parse_size(arguments.memory) if arguments.memory else 0,
+        memory=_check_memory(options.parse_size(arguments.memory) if arguments.memory else 0),
         cpus=_check_cpus(arguments.cpus),
-        processes=configuration.limits.processes if arguments.pids_limit is None else arguments.pids_limit,
+        processes=configuration.limits.processes if arguments.pids_limit is None else _check_processes(arguments.pids_limit),
     )
+    if arguments.timings is not None:
+        arguments.timings.touch()
     if arguments.detach and arguments.interactive:
         raise UsageError("usage", "-d and -i exclude each other")
 
@@ -137,7 +141,7 @@ def make_overrides(arguments: argparse.Namespace, volumes: tuple[mounts.Volume, 
     return Overrides(
         args=tuple(arguments.command) or None,
         entrypoint=(arguments.entrypoint,) if arguments.entrypoint is not None else None,
-        env=tuple(_parse_variable(text) for text in arguments.env),
+        env=tuple(options.parse_variable(text) for text in arguments.env),
         cwd=arguments.workdir,
         user=arguments.user,
         hostname=arguments.hostname,
@@ -160,13 +164,20 @@ def parse_volume(text: str, number: int) -> tuple[Volume, mounts.Volume]:
     return Volume(name, Path(source).resolve(), read_only), mounts.Volume(name, destination.rstrip("/") or "/", read_only)
 
 
-def _parse_variable(text: str) -> str:
-    if "=" in text:
-        return text
-    value = os.environ.get(text)
-    if value is None:
-        raise UsageError("usage", f"the variable {foreign(text)} is not set here", "Write it as NAME=VALUE.")
-    return f"{text}={value}"
+def _check_memory(size: int) -> int:
+    if 0 < size < LEAST_MEMORY:
+        raise UsageError(
+            "usage", f"--memory is below {LEAST_MEMORY >> 20}m, which boot init alone takes", "Give it more, or 0 for no limit."
+        )
+    return size
+
+
+def _check_processes(count: int) -> int:
+    if count != 0 and count < LEAST_PROCESSES:
+        raise UsageError(
+            "usage", f"--pids-limit is below {LEAST_PROCESSES}, which boot init alone takes", "Give it more, or 0 for no limit."
+        )
+    return count
 
 
 def _check_cpus(cpus: float) -> float:

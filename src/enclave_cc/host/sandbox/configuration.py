@@ -7,6 +7,7 @@ handed to the agent as init-data, whose hash the quote carries.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from enclave_cc.record import field, fields, record
 
 DEFAULT_FILE = Path("/etc/enclave-cc/config.toml")
 _SUBNET = "10.88.77.0/24"
+TEES = ("refuse", "simulated")
 NETWORKS = ("host", "none", "pod")
 # Longest name below a pod's directory that a Unix socket is bound to; see unix(7): 108 bytes with the closing NUL.
 _SOCKET_TAIL = len("/pods/0123456789abcdef/c/0123456789abcdef/shared/control.sock")
@@ -72,13 +74,15 @@ class Network:
         if self.default not in NETWORKS:
             raise UsageError("bad-config", f"[network] default is none of {', '.join(NETWORKS)}")
         try:
+            if not isinstance(self.subnet, str):
+                raise TypeError("no text")
             if self.subnet != _SUBNET:
                 import ipaddress  # 4 ms of every start
 
                 ipaddress.ip_network(self.subnet)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise UsageError("bad-config", "[network] subnet is not a network in CIDR form") from error
-        if not self.bridge or len(self.bridge) > 15:
+        if not isinstance(self.bridge, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}", self.bridge):
             raise UsageError("bad-config", "[network] bridge is not an interface name")
 
 
@@ -105,6 +109,8 @@ class Configuration:
         for name in ("state", "run", "agent_bundle", "app_bundle"):
             if not getattr(self, name).is_absolute():
                 raise UsageError("bad-config", f"{self.source}: the path {name} is not absolute")
+        if self.tee not in TEES:
+            raise UsageError("bad-config", f"{self.source}: [platform] tee is none of {', '.join(TEES)}")
         if len(os.fsencode(self.run)) + _SOCKET_TAIL > _SOCKET_LIMIT:
             raise UsageError("bad-config", f"{self.source}: [paths] run is too long; Unix sockets lie below it")
 
@@ -126,7 +132,9 @@ def load(named: str | None = None) -> Configuration:
 
     try:
         document = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:  # tomllib's and Unicode's errors are ValueErrors
+    except OSError as error:
+        raise UsageError("bad-config", f"{path}: {error.strerror}") from error
+    except ValueError as error:  # tomllib's and Unicode's
         raise UsageError("bad-config", f"{path}: {foreign(error)}") from error
     return parse(document, str(path))
 
@@ -163,9 +171,17 @@ def parse(document: Mapping[str, Any], source: str) -> Configuration:
     if not isinstance(insecure, list) or not all(isinstance(host, str) for host in insecure):
         raise UsageError("bad-config", f"{source}: [registry] insecure is not a list of hosts")
     state = Path(text("paths", "state", "/var/lib/enclave-cc"))
+    if text("kbs", "url") and not text("kbs", "url").startswith("https://"):
+        raise UsageError("bad-config", f"{source}: [kbs] url does not begin with https://")
     certificate, authority = text("kbs", "certificate"), text("registry", "ca")
     network = dict(document.get("network", {}))
     network["cni_path"] = Path(text("network", "cni_path", "/usr/lib/cni"))
+    try:
+        deadlines = Deadlines(**document.get("deadlines", {}))
+        limits = Limits(**document.get("limits", {}))
+        checked = Network(**network)
+    except UsageError as error:
+        raise UsageError(error.code, f"{source}: {error.what}") from error
     return Configuration(
         state=state,
         run=Path(text("paths", "run", "/run/enclave-cc")),
@@ -177,8 +193,8 @@ def parse(document: Mapping[str, Any], source: str) -> Configuration:
         registry_insecure=tuple(insecure),
         registry_ca=Path(authority) if authority else None,
         runc=text("runtime", "runc", "runc"),
-        deadlines=Deadlines(**document.get("deadlines", {})),
-        limits=Limits(**document.get("limits", {})),
-        network=Network(**network),
+        deadlines=deadlines,
+        limits=limits,
+        network=checked,
         source=source,
     )

@@ -102,7 +102,11 @@ def _check_runc(configuration: Configuration) -> Finding:
     output = os.memfd_create("version", os.MFD_CLOEXEC)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     try:
-        status = run_program([configuration.runc, "--version"], Stdio(null, output, null), os.environ, deadline=_PROGRAM_DEADLINE)
+        command = [configuration.runc, "--version"]
+        try:
+            status = run_program(command, Stdio(null, output, null), os.environ, deadline=_PROGRAM_DEADLINE)
+        except EnclaveCcError as error:
+            return Finding("runc", Verdict.MISSING, error.what, "apt-get install runc")
         os.lseek(output, 0, os.SEEK_SET)
         version = os.read(output, 4096).decode("utf-8", "replace").partition("\n")[0]
     finally:
@@ -205,7 +209,11 @@ def _check_kbs(configuration: Configuration) -> Finding:
         return Finding("kbs", Verdict.MISSING, "no KBS is configured", fix)
     from enclave_cc.transport.https import HttpsClient
 
-    pem = configuration.kbs_certificate.read_text() if configuration.kbs_certificate is not None else None
+    try:
+        pem = configuration.kbs_certificate.read_text() if configuration.kbs_certificate is not None else None
+    except (OSError, ValueError):
+        what = f"{configuration.kbs_certificate} is not a readable PEM file"
+        return Finding("kbs", Verdict.MISSING, what, f"Set [kbs] certificate in {configuration.source} to the owner's kbs.crt.")
     client = HttpsClient(configuration.kbs_url, certificate_pem=pem, deadline=configuration.deadlines.kbs)
     try:
         client.request("GET", "/kbs/v0/resource/default/doctor/doctor")  # refused without a token: that is an answer

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import threading
 import time
@@ -90,6 +91,8 @@ class Pod:
         """Claims id and name, makes the directory. Raises `UsageError`, `EnvironmentFault`; then nothing is left."""
         if configuration.tee != "simulated":
             raise EnvironmentFault("tee-refused", f"the platform is {configuration.tee!r}")
+        if shutil.which(configuration.runc) is None:  # said before anything is made
+            raise EnvironmentFault("missing-tool", f"{configuration.runc} is not installed")
         become_subreaper()
         places = Directories.of(configuration)
         try:
