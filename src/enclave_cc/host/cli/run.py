@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.detach:
         from enclave_cc.host.cli import detach
 
-        return detach.run_detached(supervise)
+        return detach.run_detached(supervise, deadline=configuration.deadlines.remove)
     return supervise(None)
 
 
