@@ -209,7 +209,7 @@ class TarParser:
             link = fields.clean_path(link)
         elif kind == kinds.SYMLINK:
             if not 0 < len(link) <= fields.MAX_PATH:
-                raise broken(f"target of the symbolic link {foreign(path)}")
+                raise broken("the target of a symbolic link is empty or too long")
             permissions = 0o777  # Linux knows no other
         else:
             link = b""
