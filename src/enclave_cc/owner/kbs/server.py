@@ -68,7 +68,12 @@ class KbsServer:
             )
         except OSError as error:
             await self._runner.cleanup()
-            raise EnvironmentFault("environment", f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+            number = error.errno or 0  # asyncio's own words repeat the address; name resolution's numbers are negative
+            raise EnvironmentFault(
+                "environment",
+                f"cannot listen on {host}:{port}: {os.strerror(number) if number > 0 else error.strerror}",
+                "Choose another address with --listen.",
+            ) from error
         await loop.run_in_executor(self._pool, self.routes.broker.warm_up)
         bound = self._server.sockets[0].getsockname()
         shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]

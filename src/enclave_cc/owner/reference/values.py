@@ -62,6 +62,17 @@ class ReferenceValue:
         return cls(canonical.take_text(value, "name", "the reference value"), value["value"], member, expires, dict(source))
 
 
+def describe(source: Mapping[str, Any]) -> str:
+    """Where a value came from, in words; empty when nothing is known."""
+    if "bundle" not in source:
+        return ", ".join(f"{name} {value}" for name, value in sorted(source.items()))
+    words = [f"{source['bundle']} bundle"]
+    words += [f"{label} {source[name]}" for name, label in (("isv_prod_id", "product"), ("isv_svn", "SVN")) if name in source]
+    words += [str(source["libos"])] if source.get("libos") else []
+    words += [f"signer {str(source['mr_signer'])[:16]}…"] if "mr_signer" in source else []
+    return ", ".join(words)
+
+
 class ReferenceSource(Protocol):
     """Where policies find reference values."""
 
