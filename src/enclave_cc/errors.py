@@ -186,12 +186,12 @@ class EnvironmentFault(EnclaveCcError):
 
 def explain_os_error(error: OSError, where: str = "") -> EnvironmentFault:
     """An error of the operating system, coded: "disk-full" where it is one. `where` stands for the path if it has none."""
-    place = where or (str(error.filename) if error.filename is not None else "the system")
+    place = where or (str(error.filename) if error.filename is not None else "")
     fix = "Run it as root, or as its owner." if error.errno in (errno.EACCES, errno.EPERM) else None
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
         fix = "Check the path."
     code = "disk-full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "environment"
-    return EnvironmentFault(code, f"{foreign(place)}: {error.strerror or foreign(error)}", fix)
+    return EnvironmentFault(code, (f"{foreign(place)}: " if place else "") + (error.strerror or foreign(error)), fix)
 
 
 def foreign(text: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,7 +60,7 @@ def decide(policy: rego.Policy, claims: Mapping[str, Any], request: Request, ref
     ]
     root = reasons.Reason(
         claim=str(request),
-        found=f"allow = {allowed!r}",
+        found=f"allow = {json.dumps(allowed)}",
         expected="allow = true",
         rule=f"{ALLOW} of release policy {policy.id} version {policy.version}",
         advice="" if because else "the evidence is good; the policy itself does not allow this path: enclave-cc policy get release",
