@@ -161,8 +161,9 @@ class KbsClient:
         code = problem.code
         if code not in _PUBLIC_CODES or code not in TABLE:
             code = "key-missing" if response.status == 404 else default
-        ident = f", id {problem.id}" if problem.id is not None else f": {problem.detail}"
-        return PeerError(code, f"{what}{ident}")
+        # Not the detail: another implementation's may hold the owner's reasons, and the host reads this.
+        ident = f"id {problem.id}" if problem.id is not None else problem.variant
+        return PeerError(code, f"{what}, {ident}")
 
 
 def _as_protocol(error: PeerError) -> PeerError:

@@ -87,7 +87,7 @@ def are_present(root: Path, blobs: Iterable[tuple[str, int]]) -> bool:
     try:
         for name, size in blobs:
             path = root / BLOBS / name
-            if path.stat().st_size != size:
+            if path.lstat().st_size != size:
                 return False
             os.utime(path)
     except OSError:

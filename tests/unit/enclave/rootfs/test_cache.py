@@ -306,9 +306,15 @@ def test_the_entries_format_is_that_of_the_entries() -> None:
     assert encode_entries([])[:8] == b"ECCENT%d\0" % ENTRIES_FORMAT
 
 
-@pytest.mark.parametrize(
-    "put", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path), lambda path: os.mknod(path, 0o20666, os.makedev(1, 5))]
-)
+def _link(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _device(path: Path) -> None:
+    os.mknod(path, 0o20666, os.makedev(1, 5))  # /dev/zero
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, os.mkdir, _link, _device])
 def test_what_is_no_file_is_a_miss(cache: NodeCache, log: list[str], put: Callable[[Path], object]) -> None:
     """The host may put anything in a file's place; reading a FIFO would wait for ever."""
     layer = make_layer(cache.directory)
