@@ -179,3 +179,15 @@ def test_twenty_pods_at_once(testbed: testbeds.Testbed, sources: Path) -> None:
     outputs = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0] * 20
     assert [out for out, _ in outputs] == [b"%d\n" % number for number in range(20)]
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.15, 0.3])
+def test_a_pod_that_is_removed_while_it_starts(testbed: testbeds.Testbed, busybox: str, delay: float) -> None:
+    process = testbed.spawn("run", "--quiet", "--name", "starting", busybox, "sleep", "60")
+    time.sleep(delay)
+    until = time.monotonic() + 20
+    while testbed.cli("rm", "-f", "starting", check=False).returncode:  # not there yet
+        assert time.monotonic() < until
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode in (143, -signal.SIGTERM, 137)
+    assert b"error " not in errors  # it was removed; nothing died of itself
