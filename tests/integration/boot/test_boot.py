@@ -72,6 +72,19 @@ def test_an_image_runs(node: Node, rootfs: RootfsDescriptor) -> None:
     assert sorted(os.listdir(container.directory)) == ["boot.log", "status.json"]
 
 
+@pytest.mark.parametrize("allowed", [True, False])
+def test_standard_input_is_read_only_where_the_owner_allows_it(node: Node, rootfs: RootfsDescriptor, allowed: bool) -> None:
+    """HOST-009: the host connects what it likes; a shell without arguments would do as it is told."""
+    node.allow(rootfs, "sh", stdin=allowed)
+    reader, writer = os.pipe()
+    os.write(writer, b"echo owned\n")
+    os.close(writer)
+    try:
+        assert node.start(stdin=reader).wait()[:2] == (0, "owned\n" if allowed else "")
+    finally:
+        os.close(reader)
+
+
 def test_content_is_the_images(node: Node, rootfs: RootfsDescriptor) -> None:
     node.allow(rootfs, "cat", "/data")
     container = node.start()

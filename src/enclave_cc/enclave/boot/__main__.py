@@ -79,6 +79,8 @@ def _boot(options: Options, board: StatusBoard, caught: signals.SignalPipe, stdi
         )
         board.reach("handover")
         statement = release.launch
+        if not statement.stdin:
+            _empty_input(stdio)
         plan = launch.interpret(statement)
         syscalls.make_private("/")
         root = mounter.mount(release.rootfs, upper_size=statement.upper_size, deadline=measured.mount_deadline)
@@ -143,6 +145,13 @@ def _take_stdio() -> list[int]:
     os.close(nothing)
     os.close(ours)
     return taken
+
+
+def _empty_input(stdio: Sequence[int]) -> None:
+    """Whatever the host connected: the owner did not allow it to be read."""
+    nothing = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(nothing, stdio[0], inheritable=False)
+    os.close(nothing)
 
 
 def _where(bug: Exception) -> str:

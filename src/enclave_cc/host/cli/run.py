@@ -147,6 +147,7 @@ def make_overrides(arguments: argparse.Namespace, volumes: tuple[mounts.Volume, 
         hostname=arguments.hostname,
         volumes=volumes,
         files=files,
+        stdin=arguments.interactive,
         terminal=arguments.tty,
         read_only_root=arguments.read_only,
     )

@@ -62,6 +62,7 @@ def combine(
     3. another working directory is allowed by `workdir`
     4. another user, or groups, are allowed by `user`
     5. each volume is allowed by `volumes` or `volumes:DESTINATION`
+    6. standard input, and a terminal, which is one, are allowed by `stdin`: a shell does what it reads there
     """
     allowed = policy.for_image(name)
     # 1
@@ -89,6 +90,10 @@ def combine(
     for volume in overrides.volumes:
         if not allowed.allows("volumes", volume.destination):
             _deny(f"no host volume is to be mounted at {foreign(volume.destination)}", "volumes", name)
+    # 6
+    stdin = overrides.stdin or overrides.terminal
+    if stdin and not allowed.allows("stdin"):
+        _deny("nothing is to be written to the image's standard input", "stdin", name)
     return LaunchStatement(
         image=image,
         manifest_digest=manifest_digest,
@@ -102,6 +107,7 @@ def combine(
         volumes=overrides.volumes,
         files=overrides.files,
         scratch=_find_scratch(config.volumes, overrides) if overrides.read_only_root else (),
+        stdin=stdin,
         terminal=overrides.terminal,
         capabilities=DEFAULT_CAPABILITIES,
         no_new_privileges=overrides.no_new_privileges,

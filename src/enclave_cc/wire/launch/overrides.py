@@ -29,6 +29,7 @@ class Overrides:
     hostname: str = ""
     volumes: tuple[Volume, ...] = ()
     files: tuple[str, ...] = ()
+    stdin: bool = False
     terminal: bool = False
     read_only_root: bool = False
     no_new_privileges: bool = False
@@ -57,6 +58,7 @@ class Overrides:
                 "hostname": self.hostname,
                 "volumes": [volume.to_json() for volume in self.volumes],
                 "files": list(self.files),
+                "stdin": self.stdin,
                 "terminal": self.terminal,
                 "read_only_root": self.read_only_root,
                 "no_new_privileges": self.no_new_privileges,
@@ -81,6 +83,7 @@ class Overrides:
             hostname=document.text("hostname", ""),
             volumes=tuple(Volume.from_json(item) for item in document.children("volumes", optional=True)),
             files=document.texts("files", optional=True),
+            stdin=document.flag("stdin", False),
             terminal=document.flag("terminal", False),
             read_only_root=document.flag("read_only_root", False),
             no_new_privileges=document.flag("no_new_privileges", False),

@@ -11,7 +11,7 @@ from enclave_cc.wire.launch.members import Members
 from enclave_cc.wire.launch.mounts import check_path
 
 VERSION = 1
-WORDS = frozenset({"command", "env", "volumes", "exec", "user", "workdir"})
+WORDS = frozenset({"command", "env", "volumes", "exec", "stdin", "user", "workdir"})
 
 
 def check_word(word: str) -> str:

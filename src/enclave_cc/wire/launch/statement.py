@@ -46,6 +46,7 @@ class LaunchStatement:
     volumes: tuple[Volume, ...] = ()
     files: tuple[str, ...] = ()
     scratch: tuple[str, ...] = ()
+    stdin: bool = False
     terminal: bool = False
     capabilities: tuple[str, ...] = ()
     no_new_privileges: bool = False
@@ -86,6 +87,7 @@ class LaunchStatement:
             "volumes": [volume.to_json() for volume in self.volumes],
             "files": list(self.files),
             "scratch": list(self.scratch),
+            "stdin": self.stdin,
             "terminal": self.terminal,
             "capabilities": list(self.capabilities),
             "no_new_privileges": self.no_new_privileges,
@@ -126,6 +128,7 @@ class LaunchStatement:
             volumes=tuple(Volume.from_json(item) for item in document.children("volumes")),
             files=document.texts("files"),
             scratch=document.texts("scratch"),
+            stdin=document.flag("stdin"),
             terminal=document.flag("terminal"),
             capabilities=document.texts("capabilities"),
             no_new_privileges=document.flag("no_new_privileges"),

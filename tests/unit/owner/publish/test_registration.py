@@ -129,7 +129,7 @@ def test_a_host_may_override_what_the_owner_says(store: Store) -> None:
     registration.register_overrides(store, IMAGE, None)
     assert allowed(store) == ["env", "volumes"]
     registration.register_overrides(store, Reference.parse("h:1/z"), ["all"])
-    assert allowed(store, "h:1/z") == ["command", "env", "exec", "user", "volumes", "workdir"]
+    assert allowed(store, "h:1/z") == ["command", "env", "exec", "stdin", "user", "volumes", "workdir"]
     registration.register_overrides(store, IMAGE, ["env:COLOUR", "volumes:/data"])
     assert allowed(store) == ["env:COLOUR", "volumes:/data"]
     registration.register_overrides(store, IMAGE, [])
