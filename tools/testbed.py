@@ -69,7 +69,14 @@ class Testbed:
     def start(self) -> None:
         """Bundles, simulated platform, registry and KBS, and what the owner tells the KBS to trust."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.environment = {**os.environ, "ENCLAVE_CC_CONFIG": str(self.configuration), "ENCLAVE_CC_KBS": str(self.kbs_directory)}
+        self.environment = {
+            **os.environ,
+            "ENCLAVE_CC_CONFIG": str(self.configuration),
+            "ENCLAVE_CC_KBS": str(self.kbs_directory),
+            # As when installed: no command compiles its modules anew, whatever this process was told to do about its own.
+            "PYTHONPYCACHEPREFIX": str(ROOT / "build/bytecode"),
+        }
+        self.environment.pop("PYTHONDONTWRITEBYTECODE", None)
         self.start_registry()
         bundles = build_bundles()
         self.cli("kbs", "init", "--dir", str(self.kbs_directory), "--listen", f"127.0.0.1:{free_port()}")
