@@ -8,6 +8,7 @@ Owner commands live in `owner/cli`, node commands in `host/cli`; only the one as
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import os
 import sys
@@ -91,10 +92,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             command, rest = found
             parser = Parser(prog=f"enclave-cc {command.words}")
+            gc.disable()  # imports allocate much and free nothing
             module = _import_command(command)
             parser.description = module.__doc__
             module.add_arguments(parser)
             arguments = parser.parse_args(rest)
+            gc.enable()
             as_json = bool(getattr(arguments, "json", False))
             code = int(module.run(arguments))
         sys.stdout.flush()

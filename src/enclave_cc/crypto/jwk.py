@@ -12,7 +12,6 @@ from collections.abc import Mapping
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from enclave_cc.crypto import base64url
 from enclave_cc.errors import PeerError, foreign
@@ -129,6 +128,8 @@ class TeeKey:
     @classmethod
     def from_pem(cls, pem: bytes) -> TeeKey:
         """From PKCS#1 (RSA) or PKCS#8 PEM, as upstream's `--tee-key-file`. Raises `PeerError("malformed")`."""
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key  # 8 ms, and no agent needs it
+
         try:
             private = load_pem_private_key(pem, None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -139,6 +140,8 @@ class TeeKey:
 
     def to_pem(self) -> bytes:
         """PKCS#1 for RSA, PKCS#8 for EC: what upstream reads."""
+        from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
         form = PrivateFormat.PKCS8 if isinstance(self.private, ec.EllipticCurvePrivateKey) else PrivateFormat.TraditionalOpenSSL
         return self.private.private_bytes(Encoding.PEM, form, NoEncryption())
 

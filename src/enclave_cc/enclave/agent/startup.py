@@ -7,6 +7,7 @@ start that failed is the answer to every call, with its own code, instead of a p
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -69,6 +70,7 @@ class Startup:
                 place = place.tb_next
             where = "?" if place is None else f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}"
             self._error = EnvironmentFault("internal", f"the agent enclave did not start: {type(bug).__name__} at {where}")
+        gc.enable()  # off since the first instruction, for the imports (start.py)
         self._done.set()
         if self._error is not None:
             log.write("error", f"start failed: {self._error}")

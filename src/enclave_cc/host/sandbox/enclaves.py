@@ -40,6 +40,7 @@ class SimulatedEnclaves:
             self._service.start(listener)
         except OSError as error:
             raise EnvironmentFault("environment", f"the simulated CPU's socket: {error.strerror}") from error
+        self._service.prepare_quoting()  # while the agent loads
 
     def launch(self, container: str, bundle: Bundle, *, config_id: bytes = bytes(64)) -> str:
         """Measures the bundle as it lies on disk and launches it as this container's enclave; returns MRENCLAVE in hex.

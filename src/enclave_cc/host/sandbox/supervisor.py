@@ -7,6 +7,7 @@ before `run` returns.
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
@@ -148,6 +149,7 @@ class Supervisor:
                 os.close(ended_writer)
 
         starter = threading.Thread(target=start, name="start", daemon=True)
+        gc.disable()  # a start imports much and frees nothing
         starter.start()
         try:
             stopped = self._wait_start(signals, ended_reader)
@@ -155,6 +157,7 @@ class Supervisor:
             if not done.is_set():
                 self._pod.kill()  # the agent's death ends its calls
             starter.join()
+            gc.enable()
             os.close(ended_reader)
         app = self._started.get("app")
         if stopped is not None and not self._begun:
@@ -171,24 +174,33 @@ class Supervisor:
         app = self._app
         self._watcher.reach("sandbox")
         self._open_logs()
-        work: list[Callable[[], None]] = [self._start_agent, self._start_app, self._serve_platform]
-        threads = [threading.Thread(target=self._guarded, args=(step,), name="start-step", daemon=True) for step in work]
-        for thread in threads:
-            thread.start()
-        from enclave_cc.host.sandbox.agent_client import AgentClient  # 20 ms, while runc works
+        starting = self._spawn(self._start_agent)
+        others = [self._spawn(self._serve_platform)]
+        try:
+            from enclave_cc.host.sandbox.agent_client import AgentClient  # while runc works
 
-        agent = self._agent = AgentClient(self._pod.agent_socket, deadline=self._deadlines.agent_start)
-        for thread in threads:
-            thread.join()
-        if self._errors:
-            return
-        self._watcher.reach("agent")
-        agent.wait(self._started["agent"].pidfd, deadline=self._deadlines.agent_start)
-        self._watcher.reach("pull")
-        self._pull(agent)
-        self._watcher.reach("create")
-        agent.create_container(app.container, app.image, self._overrides)
-        self._wait_running()
+            agent = self._agent = AgentClient(self._pod.agent_socket, deadline=self._deadlines.agent_start)
+            starting.join()
+            if self._errors:
+                return
+            # Behind the agent, which all else of the start waits for; boot init would soon wait for its keys.
+            others.append(self._spawn(self._start_app))
+            self._watcher.reach("agent")
+            agent.wait(self._started["agent"].pidfd, deadline=self._deadlines.agent_start)
+            self._watcher.reach("pull")
+            self._pull(agent)
+            self._watcher.reach("create")
+            agent.create_container(app.container, app.image, self._overrides)
+        finally:
+            for thread in others:
+                thread.join()
+        if not self._errors:
+            self._wait_running()
+
+    def _spawn(self, step: Callable[[], None]) -> threading.Thread:
+        thread = threading.Thread(target=self._guarded, args=(step,), name="start-step", daemon=True)
+        thread.start()
+        return thread
 
     def _serve_platform(self) -> None:
         self._pod.serve_platform([self._app.container])
