@@ -11,6 +11,7 @@ import gc
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from enclave_cc.wire.pb.agent import LayerProgress
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+# Seconds that a thread may compute while another waits: a thread that imports modules must not hold up one that a
+# process waits for. Python's 5 ms would be paid for each answer of a socket.
+SWITCH_INTERVAL = 0.0005
 _PROGRESS_INTERVAL = 0.2
 _STATUS_INTERVAL = 0.002
 _DRAIN_DEADLINE = 10.0
@@ -150,6 +154,8 @@ class Supervisor:
 
         starter = threading.Thread(target=start, name="start", daemon=True)
         gc.disable()  # a start imports much and frees nothing
+        switching = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_INTERVAL)
         starter.start()
         try:
             stopped = self._wait_start(signals, ended_reader)
@@ -158,6 +164,7 @@ class Supervisor:
                 self._pod.kill()  # the agent's death ends its calls
             starter.join()
             gc.enable()
+            sys.setswitchinterval(switching)
             os.close(ended_reader)
         app = self._started.get("app")
         if stopped is not None and not self._begun:
