@@ -42,6 +42,7 @@ SWITCH_INTERVAL = 0.0005
 _PROGRESS_INTERVAL = 0.2
 _STATUS_INTERVAL = 0.002
 _DRAIN_DEADLINE = 10.0
+_PAUSE_DELAY = 0.25
 
 
 class Watcher(Protocol):
@@ -95,6 +96,7 @@ class Supervisor:
         self._deadlines = pod.configuration.deadlines
         self._agent: AgentClient | None = None
         self._pause: threading.Thread | None = None
+        self._ending = threading.Event()
         self._errors: list[EnclaveCcError] = []
         self._guard = threading.Lock()
         self._started: dict[str, Running] = {}
@@ -230,6 +232,8 @@ class Supervisor:
                 os.close(descriptor)
 
     def _start_pause(self) -> None:
+        if self._ending.wait(_PAUSE_DELAY):  # a pod that is over by then has no use for it
+            return
         try:
             self._keep("pause", self._pod.start_pause())
         except (EnclaveCcError, OSError) as error:
@@ -470,6 +474,7 @@ class Supervisor:
             pump.join(max(0.0, until - time.monotonic()))
 
     def _close(self) -> None:
+        self._ending.set()
         self._pod.kill()  # nobody writes any more
         self._drain()
         if self._agent is not None:
