@@ -195,7 +195,7 @@ def _check_bundle(role: str, directory: Path) -> Finding:
 
     check = f"{role} bundle"
     found = bundle.read_bundle(directory, role)
-    measured = manifest.measure(replace(found.parse_manifest(), files=list_files(found.root)).encode()).hex()
+    measured = manifest.measure(replace(found.make_manifest(), files=list_files(found.root)).encode()).hex()
     if measured != found.mr_enclave:
         fix = f"Build it again: enclave-cc bundle build {role} --out {directory}"
         return Finding(check, Verdict.MISSING, f"{directory} is not as built: it measures {measured}, not {found.mr_enclave}", fix)

@@ -51,7 +51,7 @@ class SimulatedEnclaves:
         cache_path = self._measurements.with_name(f"{self._measurements.stem}-{bundle.role}.json")
         cache = measuring.load_cache(cache_path)
         known = dict(cache)
-        manifest = measuring.actual_manifest(bundle.root, bundle.parse_manifest(), cache).encode()
+        manifest = measuring.actual_manifest(bundle.root, bundle.make_manifest(), cache).encode()
         if cache != known:
             measuring.save_cache(cache_path, cache)
         try:
