@@ -229,7 +229,8 @@ def enclave_processes(here: str) -> Iterator[str]:
 
 
 def pod_groups() -> list[Path]:
-    return [p for base in Path("/sys/fs/cgroup").rglob("enclave-cc") for p in base.iterdir() if p.is_dir()]
+    # os.walk: a group that goes away meanwhile, of another site's pod, is no error
+    return [Path(root, name) for root, names, _ in os.walk("/sys/fs/cgroup") if root.endswith("/enclave-cc") for name in names]
 
 
 def enclave_cgroups(here: str, before: set[str], *, seconds: float = 3) -> list[str]:
