@@ -93,11 +93,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             command, rest = found
             parser = Parser(prog=f"enclave-cc {command.words}")
             gc.disable()  # imports allocate much and free nothing
-            module = _import_command(command)
-            parser.description = module.__doc__
-            module.add_arguments(parser)
-            arguments = parser.parse_args(rest)
-            gc.enable()
+            try:
+                module = _import_command(command)
+                parser.description = module.__doc__
+                module.add_arguments(parser)
+                arguments = parser.parse_args(rest)
+            finally:
+                gc.enable()
             as_json = bool(getattr(arguments, "json", False))
             code = int(module.run(arguments))
         sys.stdout.flush()
