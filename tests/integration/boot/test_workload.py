@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -206,6 +207,22 @@ def test_volumes_and_files(run: Run, tmp_path: Path) -> None:
     assert "/ro/g: Read-only" in err
     assert (tmp_path / "data/g").read_text() == "new\n"
     assert (tmp_path / "hosts").read_text() == "127.0.0.1 localhost\n"  # what the workload wrote stays inside
+
+
+def test_a_generated_file_is_not_written_into_the_kernel(run: Run, image: Path, tmp_path: Path) -> None:
+    """An image whose /etc/hostname leads to /proc/sysrq-trigger would have the node's kernel do what a name begins with."""
+    (tmp_path / "hostname").write_text("500\n")
+    root = tmp_path / "image"
+    shutil.copytree(image, root, symlinks=True)
+    (root / "etc/hostname").symlink_to("/proc/self/oom_score_adj")
+    container = run(
+        *("sh", "-c", "cat /proc/self/oom_score_adj; cat /proc/mounts | grep -c '^proc /proc '"),
+        image=str(root),
+        host={"files/hostname": str(tmp_path / "hostname")},
+        files=["hostname"],
+    )
+    own = Path("/proc/self/oom_score_adj").read_text()
+    assert container.wait()[:2] == (0, f"{own}1\n")
 
 
 @pytest.mark.parametrize("order", [("v1", "v2"), ("v2", "v1")])

@@ -115,13 +115,14 @@ def make_directory(path: str) -> None:
 
 
 def _furnish(view: View, captured: Captured) -> None:
+    # First, while a link of the image's leads to nothing but the image: not into /proc/sysrq-trigger.
+    for name, content in captured.files.items():
+        _write_generated(GENERATED_FILES[name], content)
     _mount_kernel("proc", "/proc", [("source", "proc")], _DATA_ONLY)
     _mount_kernel("sysfs", "/sys", [("source", "sysfs")], _DATA_ONLY | syscalls.MOUNT_ATTR_RDONLY)
     if captured.cgroup is not None:
         _attach(captured.cgroup, CGROUP_DIRECTORY)
     _furnish_devices()
-    for name, content in captured.files.items():
-        _write_generated(GENERATED_FILES[name], content)
     for path in MASKED:
         _mask(path)
     for path in READ_ONLY:
@@ -224,6 +225,8 @@ def _open_place(path: str, *, directory: bool) -> int:
 def _keep_writable(place: str) -> None:
     """A mount of its own for a directory of the root, which the root's read-only flag then does not reach."""
     path = os.path.realpath(place)
+    if mounts.is_reserved(path):
+        return  # the kernel's file systems are as they are: images for systemd name /sys/fs/cgroup
     make_directory(path)
     if not os.path.ismount(path):
         _attach(syscalls.clone_mount(path), path)
