@@ -75,6 +75,11 @@ class Streams:
     stderr: int | None = None
     terminal: bool = False
 
+    @property
+    def screen(self) -> int | None:
+        """The user's terminal, if it is one: where keys come from, else where output goes."""
+        return self.stdout if self.stdin is None else self.stdin
+
 
 @record
 class Outcome:
@@ -105,6 +110,7 @@ class Supervisor:
         self._boot_log: LogWriter | None = None
         self._master: int | None = None
         self._input: InputPump | None = None
+        self._raw: RawTerminal | None = None
         self._begun = False  # boot init has said that the workload runs
 
     def run(self) -> Outcome:
@@ -369,21 +375,14 @@ class Supervisor:
         poll = select.poll()
         poll.register(signals, select.POLLIN)
         poll.register(app.pidfd, select.POLLIN)
-        raw = RawTerminal(self._streams.stdin) if self._streams.terminal and self._streams.stdin is not None else None
-        try:
-            if raw is not None:
-                raw.__enter__()
-            while True:
-                ready = [number for number, _ in poll.poll()]
-                if signals in ready:
-                    for number in _read_signals(signals):
-                        self._forward(number)
-                if app.pidfd in ready:
-                    break
-            self._drain()
-        finally:
-            if raw is not None:
-                raw.__exit__()
+        while True:
+            ready = [number for number, _ in poll.poll()]
+            if signals in ready:
+                for number in _read_signals(signals):
+                    self._forward(number)
+            if app.pidfd in ready:
+                break
+        self._drain()
         code = self._pod.wait_exit(app)
         status = self._read_status()
         if self._pod.count_oom_kills(app.container) and code in (137, status.exit_code if status else 137):
@@ -395,8 +394,8 @@ class Supervisor:
     def _forward(self, number: int) -> None:
         control = self._pod.shared(self._app.container) / "control.sock"
         if number == signal.SIGWINCH:
-            if self._streams.terminal and self._streams.stdin is not None:
-                rows, columns = get_size(self._streams.stdin)
+            if self._streams.terminal:
+                rows, columns = self._get_size()
                 self._ask(control_client.ask, control, message.ResizeRequest(rows, columns))
         elif number in FORWARDED:
             self._ask(control_client.ask, control, message.SignalRequest(number))
@@ -443,7 +442,7 @@ class Supervisor:
 
     def _fetch_terminal(self, control: Path) -> None:
         """Takes the workload's terminal from boot init, which starts the workload only then."""
-        rows, columns = get_size(self._streams.stdin) if self._streams.stdin is not None else (0, 0)
+        rows, columns = self._get_size()
         request = message.TerminalRequest(rows, columns)
         _, descriptors = control_client.ask(control, request, deadline=self._deadlines.app_start)
         if not descriptors:
@@ -451,10 +450,18 @@ class Supervisor:
         self._master, *others = descriptors
         for other in others:
             os.close(other)
+        screen = self._streams.screen
+        if screen is not None:  # before the first byte comes
+            self._raw = RawTerminal(screen, keys=self._streams.stdin is not None)
+            self._raw.__enter__()
         log = self._log
         pump = Pump(os.dup(self._master), self._streams.stdout, None if log is None else _observer(log, "stdout"))
         pump.start()
         self._pumps.append(pump)
+
+    def _get_size(self) -> tuple[int, int]:
+        screen = self._streams.screen
+        return get_size(screen) if screen is not None else (0, 0)
 
     def _pump_input(self) -> None:
         if self._streams.terminal and self._streams.stdin is not None and self._master is not None:
@@ -477,6 +484,8 @@ class Supervisor:
         self._ending.set()
         self._pod.kill()  # nobody writes any more
         self._drain()
+        if self._raw is not None:
+            self._raw.__exit__()
         if self._agent is not None:
             self._agent.close()
         if self._pause is not None:
