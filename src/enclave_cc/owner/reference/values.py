@@ -20,6 +20,7 @@ MR_ENCLAVE = "sgx_mr_enclave"
 MR_SIGNER = "sgx_mr_signer"
 APP_MR_ENCLAVE = "sgx_app_mr_enclave"
 
+LAST_SECOND = 253402300799  # of the year 9999, the last that can be shown
 _NAME = re.compile(r"[\x21-\x7e]{1,256}\Z")
 _HEX_32 = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -57,7 +58,7 @@ class ReferenceValue:
         if not isinstance(value, Mapping) or "value" not in value:
             raise PeerError("malformed", "a reference value is not an object with a value")
         expires, member, source = value.get("expires"), value.get("member", True), value.get("source", {})
-        if not (expires is None or type(expires) is int) or not isinstance(member, bool) or not isinstance(source, Mapping):
+        if not (expires is None or (type(expires) is int and 0 <= expires <= LAST_SECOND)) or not isinstance(member, bool) or not isinstance(source, Mapping):
             raise PeerError("malformed", "a reference value has a member of another type")
         return cls(canonical.take_text(value, "name", "the reference value"), value["value"], member, expires, dict(source))
 
