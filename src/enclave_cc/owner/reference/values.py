@@ -58,7 +58,11 @@ class ReferenceValue:
         if not isinstance(value, Mapping) or "value" not in value:
             raise PeerError("malformed", "a reference value is not an object with a value")
         expires, member, source = value.get("expires"), value.get("member", True), value.get("source", {})
-        if not (expires is None or (type(expires) is int and 0 <= expires <= LAST_SECOND)) or not isinstance(member, bool) or not isinstance(source, Mapping):
+        if (
+            not (expires is None or (type(expires) is int and 0 <= expires <= LAST_SECOND))
+            or not isinstance(member, bool)
+            or not isinstance(source, Mapping)
+        ):
             raise PeerError("malformed", "a reference value has a member of another type")
         return cls(canonical.take_text(value, "name", "the reference value"), value["value"], member, expires, dict(source))
 
