@@ -215,8 +215,13 @@ def read_json(path: Path) -> dict[str, object]:
 def write_json(path: Path, value: object) -> None:
     """Atomically: a reader sees the old or the new content."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(json.dumps(value, sort_keys=True))
-    scratch.rename(path)
+    try:
+        scratch.write_text(json.dumps(value, sort_keys=True))
+        scratch.rename(path)
+    except OSError:
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise
 
 
 def list_pods(directories: Directories) -> Iterator[tuple[Path, dict[str, object]]]:

@@ -127,10 +127,17 @@ class Pod:
         return self.container_directory(container) / "shared"
 
     def advance(self, event: Event, **members: object) -> None:
-        """Moves the pod's state and writes it down. Raises `UsageError("wrong-state")`."""
+        """Moves the pod's state and writes it down. Raises `UsageError("wrong-state")`.
+
+        On a full disk what others read stays behind; what runs, and its end, matter more. Only a start is refused.
+        """
         with self._guard:
             self._record |= {"state": str(advance(self.state, event)), **members}
-            directories.write_json(self.directory / "pod.json", self._record)
+            try:
+                directories.write_json(self.directory / "pod.json", self._record)
+            except OSError as error:
+                if event is Event.START:
+                    raise explain_os_error(error, f"the pod's directory {self.directory}") from error
 
     # --- sandbox
 

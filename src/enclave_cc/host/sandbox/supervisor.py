@@ -244,7 +244,8 @@ class Supervisor:
             self._keep("pause", self._pod.start_pause())
         except (EnclaveCcError, OSError) as error:
             if not self._pod.is_killed():
-                self._watcher.warn(f"the pause container: {error}")
+                told = explain_os_error(error) if isinstance(error, OSError) else error
+                self._watcher.warn(f"the pause container: {told}")
 
     def _guarded(self, step: Callable[[], None]) -> None:
         try:

@@ -58,12 +58,10 @@ class ReferenceValue:
         if not isinstance(value, Mapping) or "value" not in value:
             raise PeerError("malformed", "a reference value is not an object with a value")
         expires, member, source = value.get("expires"), value.get("member", True), value.get("source", {})
-        if (
-            not (expires is None or (type(expires) is int and 0 <= expires <= LAST_SECOND))
-            or not isinstance(member, bool)
-            or not isinstance(source, Mapping)
-        ):
+        if not isinstance(member, bool) or not isinstance(source, Mapping):
             raise PeerError("malformed", "a reference value has a member of another type")
+        if expires is not None and (type(expires) is not int or not 0 <= expires <= LAST_SECOND):
+            raise PeerError("malformed", "a reference value expires at no time in seconds")
         return cls(canonical.take_text(value, "name", "the reference value"), value["value"], member, expires, dict(source))
 
 
