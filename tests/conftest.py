@@ -11,12 +11,17 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 import testbed as testbeds  # noqa: E402  (lies in tools/)
+
+# A busy machine is slow, and no test asserts on time: hypothesis must not either.
+hypothesis.settings.register_profile("enclave-cc", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("enclave-cc")
 
 CANARY = "CANARY-" + os.urandom(16).hex()
 

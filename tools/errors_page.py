@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from enclave_cc.errors import TABLE
+from enclave_cc.errors import OWNER_FIXES, TABLE
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/errors.md"
 
@@ -22,6 +22,8 @@ def render() -> str:
         "|---|---|---|---|---|",
     ]
     lines += [f"| `{code}` | {row.exit} | {row.http} | {row.ttrpc.name} | {row.fix} |" for code, row in TABLE.items()]
+    lines += ["", "In the data owner's commands, where another advice fits:", "", "| code | what to do |", "|---|---|"]
+    lines += [f"| `{code}` | {fix} |" for code, fix in OWNER_FIXES.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -69,7 +69,14 @@ class Testbed:
     def start(self) -> None:
         """Bundles, simulated platform, registry and KBS, and what the owner tells the KBS to trust."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.environment = {**os.environ, "ENCLAVE_CC_CONFIG": str(self.configuration), "ENCLAVE_CC_KBS": str(self.kbs_directory)}
+        self.environment = {
+            **os.environ,
+            "ENCLAVE_CC_CONFIG": str(self.configuration),
+            "ENCLAVE_CC_KBS": str(self.kbs_directory),
+            # As when installed: no command compiles its modules anew, whatever this process was told to do about its own.
+            "PYTHONPYCACHEPREFIX": str(ROOT / "build/bytecode"),
+        }
+        self.environment.pop("PYTHONDONTWRITEBYTECODE", None)
         self.start_registry()
         bundles = build_bundles()
         self.cli("kbs", "init", "--dir", str(self.kbs_directory), "--listen", f"127.0.0.1:{free_port()}")
@@ -222,7 +229,8 @@ def enclave_processes(here: str) -> Iterator[str]:
 
 
 def pod_groups() -> list[Path]:
-    return [p for base in Path("/sys/fs/cgroup").rglob("enclave-cc") for p in base.iterdir() if p.is_dir()]
+    # os.walk: a group that goes away meanwhile, of another site's pod, is no error
+    return [Path(root, name) for root, names, _ in os.walk("/sys/fs/cgroup") if root.endswith("/enclave-cc") for name in names]
 
 
 def enclave_cgroups(here: str, before: set[str], *, seconds: float = 3) -> list[str]:
@@ -281,7 +289,8 @@ def build_bundles() -> Path:
     """Agent and app bundles of the present source, built once per state of it; returns their directory."""
     directory = ROOT / "build/bundles" / source_digest()
     if not (directory / "agent/reference.json").exists():
-        for stale in (ROOT / "build/bundles").glob("*"):
+        builds = sorted((ROOT / "build/bundles").glob("*"), key=lambda p: p.stat().st_mtime)
+        for stale in builds[:-8]:  # the newest may be in use by another run
             shutil.rmtree(stale, ignore_errors=True)
         directory.mkdir(parents=True, exist_ok=True)
         key = ROOT / "build/bundle-signing.pem"

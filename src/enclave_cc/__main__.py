@@ -8,16 +8,19 @@ Owner commands live in `owner/cli`, node commands in `host/cli`; only the one as
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
+import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from enclave_cc import __version__, console
-from enclave_cc.errors import EnclaveCcError
+from enclave_cc.errors import OWNER_FIXES, TABLE, EnclaveCcError, EnvironmentFault, UsageError, explain_os_error
+from enclave_cc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Command:
     """Words on the command line, the module that carries them out, and one line of help."""
 
@@ -38,7 +41,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("kbs serve", _OWNER + "kbs_serve", "serve the key broker"),
     Command("kbs root", _OWNER + "kbs_root", "name the platform roots that the KBS trusts"),
     Command("resource", _OWNER + "resource", "set, get, list and remove resources in the KBS"),
-    Command("policy", _OWNER + "policy", "set, get, lint and test policies"),
+    Command("policy", _OWNER + "policy", "set, get and lint policies"),
     Command("refvals", _OWNER + "refvals", "add, list and remove reference values"),
     Command("explain", _OWNER + "explain", "tell why the KBS denied something, by the id of the denial"),
     Command("bundle build", _OWNER + "bundle_build", "build the agent or app bundle; prints reference values"),
@@ -50,8 +53,8 @@ COMMANDS: tuple[Command, ...] = (
     Command("exec", _HOST + "exec", "run a command inside a running app enclave"),
     Command("stop", _HOST + "stop", "stop a pod"),
     Command("rm", _HOST + "rm", "remove a pod and everything it left"),
-    Command("image ls", _HOST + "image_ls", "list what the node's sealed cache holds"),
-    Command("image rm", _HOST + "image_rm", "remove an image from the node's sealed cache"),
+    Command("image ls", _HOST + "image_ls", "list the sealed blobs of the node's cache"),
+    Command("image rm", _HOST + "image_rm", "remove sealed blobs from the node's cache"),
     Command("image gc", _HOST + "image_gc", "shrink the node's sealed cache"),
     Command("node setup", _HOST + "node_setup", "make this node's containerd know enclave-cc, or undo it"),
     Command("doctor", _HOST + "doctor", "tell what this machine lacks, and how to get it"),
@@ -70,34 +73,84 @@ def find_command(argv: Sequence[str]) -> tuple[Command, list[str]] | None:
     return None
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments as every other error is said."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        raise UsageError("usage", message, f"See `{self.prog} --help`.")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code of `errors.TABLE`, or what the command returns."""
     argv = sys.argv[1:] if argv is None else argv
+    _open_standard_streams()
     found = find_command(argv)
-    if found is None:
-        return _print_overview(argv)
-    command, rest = found
+    as_json = "--json" in argv  # until the arguments are known
     try:
-        module = importlib.import_module(command.module)
-    except ModuleNotFoundError as error:
-        print(
-            f"error missing-tool: `enclave-cc {command.words}` needs the Python package {error.name}. "
-            f"Install enclave-cc with the extra of its side: pip install 'enclave-cc[owner]' or 'enclave-cc[node]'.",
-            file=sys.stderr,
-        )
-        return 4
-    parser = argparse.ArgumentParser(prog=f"enclave-cc {command.words}", description=module.__doc__)
-    module.add_arguments(parser)
-    arguments = parser.parse_args(rest)
-    try:
-        return int(module.run(arguments))
+        if found is None:
+            code = _print_overview(argv)
+        else:
+            command, rest = found
+            parser = Parser(prog=f"enclave-cc {command.words}")
+            gc.disable()  # imports allocate much and free nothing
+            try:
+                module = _import_command(command)
+                parser.description = module.__doc__
+                module.add_arguments(parser)
+                arguments = parser.parse_args(rest)
+            finally:
+                gc.enable()
+            as_json = bool(getattr(arguments, "json", False))
+            code = int(module.run(arguments))
+        sys.stdout.flush()
     except EnclaveCcError as error:
-        console.print_error(error, as_json=bool(getattr(arguments, "json", False)))
-        return error.exit
+        return _tell(error, found, as_json=as_json)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
+        _give_up_stdout()
         return 141  # as if SIGPIPE had ended us; the reader is gone
+    except OSError as error:
+        _give_up_stdout()
+        return _tell(explain_os_error(error), found, as_json=as_json)
+    return code
+
+
+def _import_command(command: Command) -> Any:
+    try:
+        return importlib.import_module(command.module)
+    except ModuleNotFoundError as error:
+        raise EnvironmentFault(
+            "missing-tool",
+            f"`enclave-cc {command.words}` needs the Python package {error.name}",
+            "Install enclave-cc with the extra of its side: pip install 'enclave-cc[owner]' or 'enclave-cc[node]'.",
+        ) from error
+
+
+def _tell(error: EnclaveCcError, found: tuple[Command, list[str]] | None, *, as_json: bool) -> int:
+    """Prints an error with the advice that fits the side whose command it is; its exit code."""
+    if found is not None and found[0].module.startswith(_OWNER) and error.fix == TABLE[error.code].fix:
+        error.fix = OWNER_FIXES.get(error.code, error.fix)
+    console.print_error(error, as_json=as_json)
+    return error.exit
+
+
+def _open_standard_streams() -> None:
+    """Descriptors 0 to 2 that a caller closed would become those of files and sockets of ours."""
+    for number, mode in ((0, "r"), (1, "w"), (2, "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number, which this one is
+            setattr(sys, ("stdin", "stdout", "stderr")[number], os.fdopen(number, mode, closefd=False))
+
+
+def _give_up_stdout() -> None:
+    """What is still buffered has nowhere to go, and must not fail again when the interpreter ends."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
 
 
 def _print_overview(argv: Sequence[str]) -> int:
@@ -106,14 +159,14 @@ def _print_overview(argv: Sequence[str]) -> int:
         return 0
     asked = list(argv) in (["--help"], ["-h"], ["help"])
     out = sys.stdout if asked else sys.stderr
-    if argv and not asked:
-        close = [c for c in COMMANDS if c.words.split()[0] == argv[0]]
-        shown = close or COMMANDS
-        print(f"error usage: there is no command {' '.join(argv[:2])!r}. The commands are:", file=out)
-    else:
-        shown = COMMANDS
+    close = [c for c in COMMANDS if argv and c.words.split()[0] == argv[0]]
+    if asked or not argv:
         print("usage: enclave-cc COMMAND [ARGUMENTS]; enclave-cc COMMAND --help\n", file=out)
-    for command in shown:
+    elif close and len(argv) == 1:
+        print(f"error usage: {argv[0]} needs another word. The commands are:", file=out)
+    else:
+        print(f"error usage: there is no command {' '.join(argv[:2])!r}. The commands are:", file=out)
+    for command in close if close and not asked else COMMANDS:
         print(f"  {command.words:<16} {command.help}", file=out)
     return 0 if asked else 2
 

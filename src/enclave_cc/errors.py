@@ -12,8 +12,10 @@ reason that belongs to the data owner (the KBS sends an id instead); `fix` says 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import errno
 from enum import IntEnum
+
+from enclave_cc.record import record
 
 # Foreign text inside our messages is cut here, so that a peer cannot fill a log (kopf caps at 256 too).
 FOREIGN_TEXT_LIMIT = 256
@@ -41,7 +43,7 @@ class Status(IntEnum):
     UNAUTHENTICATED = 16
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Row:
     """One line of the table: what a code means to a shell, a ttrpc peer, an HTTP client and a reader."""
 
@@ -68,7 +70,9 @@ TABLE: dict[str, Row] = {
     "disk-full": Row(5, Status.RESOURCE_EXHAUSTED, 507, "Free space, or run `enclave-cc image gc`."),
     "memory-limit": Row(6, Status.RESOURCE_EXHAUSTED, 500, "Give the container more with --memory."),
     "deadline": Row(7, Status.DEADLINE_EXCEEDED, 504, "Raise the deadline in the configuration if the work is that long."),
-    "registry-unreachable": Row(8, Status.UNAVAILABLE, 502, "Check that the registry runs and that its name resolves."),
+    "registry-unreachable": Row(
+        8, Status.UNAVAILABLE, 502, "Check that it runs and its name resolves; one without TLS is named in [registry] insecure."
+    ),
     "kbs-unreachable": Row(8, Status.UNAVAILABLE, 502, "Check that the KBS runs and that [kbs] url names it."),
     "agent-unreachable": Row(9, Status.UNAVAILABLE, 502, "Look into the agent's log with `enclave-cc logs --agent`."),
     "rpc-failed": Row(9, Status.INTERNAL, 502, "The message carries the peer's own words; see its log."),
@@ -127,6 +131,20 @@ TABLE: dict[str, Row] = {
     "internal": Row(70, Status.INTERNAL, 500, "This is a bug; please report it with the log."),
 }
 
+# The same codes in the data owner's commands, where advice to a node would mislead.
+OWNER_FIXES: dict[str, str] = {
+    "not-found": "Check the name with the matching `ls`.",
+    "environment": "Check that the path or address in the message is yours to use.",
+    "disk-full": "Free space where the message says.",
+    "deadline": "Try again; image commands take a longer --deadline.",
+    "registry-unreachable": "Check that it runs and its name resolves; one without TLS needs --insecure, an own CA --ca.",
+    "registry-denied": "Give --auth-file, or log in with docker or podman, as somebody who may do this.",
+    "kbs-unreachable": "Check that `enclave-cc kbs serve` runs, and where: kbs.url or owner.toml's url in the KBS directory.",
+    "kbs-identity": "The server is not the KBS of this directory; check url and certificate in its owner.toml.",
+    "unauthenticated": "The KBS does not know this admin key: check admin_key in owner.toml, [admin] in kbs.toml, and the clocks.",
+    "bad-config": "Correct the file named in the message.",
+}
+
 
 class EnclaveCcError(Exception):
     """Base class; carries a code of `TABLE`, what was wrong and what to do about it."""
@@ -165,6 +183,16 @@ class UsageError(EnclaveCcError):
 
 class EnvironmentFault(EnclaveCcError):
     """The machine, a file system or a service failed us."""
+
+
+def explain_os_error(error: OSError, where: str = "") -> EnvironmentFault:
+    """An error of the operating system, coded: "disk-full" where it is one. `where` stands for the path if it has none."""
+    place = where or (str(error.filename) if error.filename is not None else "")
+    fix = "Run it as root, or as its owner." if error.errno in (errno.EACCES, errno.EPERM) else None
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
+        fix = "Check the path."
+    code = "disk-full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "environment"
+    return EnvironmentFault(code, (f"{foreign(place)}: " if place else "") + (error.strerror or foreign(error)), fix)
 
 
 def foreign(text: object) -> str:

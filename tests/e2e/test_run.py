@@ -8,6 +8,7 @@ import pty
 import select
 import signal
 import subprocess
+import termios
 import time
 from pathlib import Path
 
@@ -179,3 +180,27 @@ def test_twenty_pods_at_once(testbed: testbeds.Testbed, sources: Path) -> None:
     outputs = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0] * 20
     assert [out for out, _ in outputs] == [b"%d\n" % number for number in range(20)]
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.15, 0.3])
+def test_a_pod_that_is_removed_while_it_starts(testbed: testbeds.Testbed, busybox: str, delay: float) -> None:
+    process = testbed.spawn("run", "--quiet", "--name", "starting", busybox, "sleep", "60")
+    time.sleep(delay)
+    until = time.monotonic() + 20
+    while testbed.cli("rm", "-f", "starting", check=False).returncode:  # not there yet
+        assert time.monotonic() < until
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode in (143, -signal.SIGTERM, 137)
+    said = [line for line in errors.splitlines() if line.startswith(b"error ")]
+    assert not said  # it was removed; nothing died of itself
+
+
+def test_a_terminal_that_is_only_looked_at(testbed: testbeds.Testbed, busybox: str) -> None:
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (33, 99))
+    command = [testbeds.ENCLAVE_CC, "run", "--rm", "--quiet", "-t", busybox, "sh", "-c", "stty size; echo end"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=slave, env=testbed.environment, check=False, timeout=60)
+    assert done.returncode == 0
+    assert os.read(master, 4096) == b"33 99\r\nend\r\n"
+    os.close(slave)
+    os.close(master)

@@ -22,6 +22,8 @@ pytestmark = [pytest.mark.root, pytest.mark.usefixtures("clean")]
         pytest.param(["-u", "0", "IMAGE"], id="user"),
         pytest.param(["-w", "/", "IMAGE"], id="work directory"),
         pytest.param(["-v", "/tmp:/bin", "IMAGE"], id="volume"),
+        pytest.param(["-i", "IMAGE"], id="standard input"),
+        pytest.param(["-t", "IMAGE"], id="terminal"),
     ],
 )
 def test_what_the_owner_does_not_allow_is_refused(testbed: testbeds.Testbed, strict: str, words: list[str]) -> None:

@@ -253,3 +253,21 @@ def drop_signatures(testbed: testbeds.Testbed, repository: str) -> None:
     assert signatures
     for tag in signatures:
         shutil.rmtree(tag)
+
+
+def test_a_run_directory_that_fills_while_the_workload_runs(
+    testbed: testbeds.Testbed, busybox: str, short_path: Path, changed: Callable[[str, str], Path]
+) -> None:
+    """What it printed and its exit code arrive, and the pod is gone; only its log and record suffer."""
+    small = short_path / "run"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(small)], check=True)
+    try:
+        configuration = changed(str(testbed.run_directory), str(small))
+        script = "i=0; while [ $i -lt 8000 ]; do echo line $i of a log that is larger than its disk; i=$((i+1)); done; exit 9"
+        done = testbed.cli("run", "--config", str(configuration), "-q", busybox, "sh", "-c", script, check=False)
+        assert (done.returncode, len(done.stdout.splitlines())) == (9, 8000), done.stderr
+        assert not list((small / "pods").iterdir())
+        testbed.cli("rm", "-a", "--config", str(configuration))
+    finally:
+        subprocess.run(["umount", str(small)], check=True)

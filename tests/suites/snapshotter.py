@@ -359,7 +359,7 @@ class SnapshotterSuite:
         for filters, names in cases:
             found = sorted(info.name.removeprefix(f"{key}.") for info in snapshots.walk(*filters))
             assert found == sorted(names), filters
-        with pytest.raises(grpc.RpcError, match="expected|unsupported"):  # containerd itself gives it no code
+        with pytest.raises(grpc.RpcError, match=r"expected|unsupported"):  # containerd itself gives it no code
             snapshots.walk("kind=active")
 
     def test_usage(self, snapshots: Snapshots, tmp_path: Path, key: str) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import pytest
 
 from enclave_cc.enclave.tee.platform import Platform
 from enclave_cc.errors import PeerError, UsageError
+from enclave_cc.record import record, replace
 from enclave_cc.wire.sgx.quote import Quote
 from enclave_cc.wire.sgx.report import KeyPolicy, TargetInfo
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Enclaves:
     """`one` and `other` have the same signer and different measurements, `elsewhere` runs on another machine."""
 

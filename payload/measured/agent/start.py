@@ -1,5 +1,8 @@
 # The agent enclave's first instruction. The interpreter runs isolated and without site, so the path is set here.
+import gc
 import sys
+
+gc.disable()  # until all is loaded: the collector finds nothing to free among modules
 
 sys.path[:] = ["/usr/lib/python3.11", "/usr/lib/python3.11/lib-dynload", "/usr/lib/enclave-cc"]
 

@@ -6,7 +6,7 @@ FIPS 186-4; Intel SGX ECDSA QuoteLibReference, A.4. Big-endian, 64 bytes each.
 from __future__ import annotations
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
@@ -23,9 +23,8 @@ class SigningKey:
 
     def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
         self._key = key
-        self.public: bytes = key.public_key().public_bytes(
-            serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
-        )[1:]
+        numbers = key.public_key().public_numbers()
+        self.public: bytes = numbers.x.to_bytes(32) + numbers.y.to_bytes(32)
 
     @classmethod
     def generate(cls) -> SigningKey:
@@ -34,6 +33,8 @@ class SigningKey:
     @classmethod
     def from_pem(cls, pem: bytes) -> SigningKey:
         """Raises `UsageError("usage")` unless `pem` is an unencrypted P-256 private key."""
+        from cryptography.hazmat.primitives import serialization  # 8 ms
+
         try:
             key = serialization.load_pem_private_key(pem, None)
         except (ValueError, TypeError) as error:
@@ -44,6 +45,8 @@ class SigningKey:
 
     def to_pem(self) -> bytes:
         """PKCS #8, unencrypted: for a file that only its owner can read."""
+        from cryptography.hazmat.primitives import serialization
+
         return self._key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
     def sign(self, message: bytes) -> bytes:

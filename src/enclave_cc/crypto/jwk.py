@@ -9,14 +9,13 @@ Upstream also knows `RSA1_5`, which is deprecated and gives a padding oracle; it
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from enclave_cc.crypto import base64url
 from enclave_cc.errors import PeerError, foreign
+from enclave_cc.record import record
 
 ECDH_ES_A256KW = "ECDH-ES+A256KW"
 RSA_OAEP_256 = "RSA-OAEP-256"
@@ -26,7 +25,7 @@ _CURVES: dict[str, ec.EllipticCurve] = {"P-256": ec.SECP256R1(), "P-521": ec.SEC
 _RSA_BITS = range(2048, 4097)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PublicJwk:
     """A TEE public key that was parsed and lies on its curve, or has a sane modulus.
 
@@ -129,6 +128,8 @@ class TeeKey:
     @classmethod
     def from_pem(cls, pem: bytes) -> TeeKey:
         """From PKCS#1 (RSA) or PKCS#8 PEM, as upstream's `--tee-key-file`. Raises `PeerError("malformed")`."""
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key  # 8 ms, and no agent needs it
+
         try:
             private = load_pem_private_key(pem, None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -139,6 +140,8 @@ class TeeKey:
 
     def to_pem(self) -> bytes:
         """PKCS#1 for RSA, PKCS#8 for EC: what upstream reads."""
+        from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
         form = PrivateFormat.PKCS8 if isinstance(self.private, ec.EllipticCurvePrivateKey) else PrivateFormat.TraditionalOpenSSL
         return self.private.private_bytes(Encoding.PEM, form, NoEncryption())
 

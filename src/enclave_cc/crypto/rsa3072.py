@@ -6,7 +6,7 @@ Intel SDM volume 3D, 38.14 (SIGSTRUCT): modulus and signature are 384 bytes, lit
 from __future__ import annotations
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from enclave_cc.errors import PeerError, UsageError
@@ -30,6 +30,8 @@ class SigningKey:
     @classmethod
     def from_pem(cls, pem: bytes) -> SigningKey:
         """Raises `UsageError("usage")` unless `pem` is an unencrypted RSA-3072 private key with exponent 3."""
+        from cryptography.hazmat.primitives import serialization  # 8 ms, and verifying does without
+
         try:
             key = serialization.load_pem_private_key(pem, None)
         except (ValueError, TypeError) as error:
@@ -42,6 +44,8 @@ class SigningKey:
 
     def to_pem(self) -> bytes:
         """PKCS #8, unencrypted: for a file that only its owner can read."""
+        from cryptography.hazmat.primitives import serialization
+
         return self._key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
     @property

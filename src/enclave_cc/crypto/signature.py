@@ -6,7 +6,6 @@ sigstore `pkg/signature`: ECDSA signatures are DER, over SHA-256 (P-384 keys: al
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -14,11 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 
 from enclave_cc.errors import PeerError
+from enclave_cc.record import record
 
 _RSA_BITS = (2048, 8192)  # below is weak, above costs a verifier seconds
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PublicKey:
     """A key that verifies. `key_id` is the SHA-256 of its DER SubjectPublicKeyInfo, in hex."""
 

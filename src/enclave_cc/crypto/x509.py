@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime
 import warnings
-from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from enclave_cc.crypto.ecdsa import SigningKey
 from enclave_cc.errors import PeerError
+from enclave_cc.record import record
 
 CERTIFICATE_LIMIT = 64 << 10
 CRL_LIMIT = 16 << 20
@@ -36,7 +36,7 @@ _UNREADABLE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Certificate:
     """A parsed certificate with a P-256 key; nothing in it is verified until `check_issued_by`."""
 
@@ -99,7 +99,7 @@ class Certificate:
             raise PeerError(code, f"the certificate of {self.common_name!r} is not valid at that time")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RevocationList:
     """A parsed CRL; nothing in it is verified until `check_issued_by`."""
 
@@ -143,7 +143,7 @@ class RevocationList:
         return self.parsed.get_revoked_certificate_by_serial_number(certificate.serial) is not None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Subject:
     """What a new certificate says; times in seconds since 1970."""
 

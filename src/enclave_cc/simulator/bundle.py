@@ -12,10 +12,10 @@ import os
 import stat
 import time
 from collections.abc import MutableMapping
-from dataclasses import replace
 from pathlib import Path
 
 from enclave_cc.errors import EnvironmentFault
+from enclave_cc.record import replace
 from enclave_cc.wire.sgx.manifest import File, Manifest
 
 # A file changed this shortly ago may change again without a new ctime (the clock ticks in jiffies): not cached.

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from enclave_cc.crypto.kdf import aes_cmac
 from enclave_cc.crypto.secret import Secret
 from enclave_cc.errors import PeerError
+from enclave_cc.record import record, replace
 from enclave_cc.wire.sgx import manifest as enclave_manifest
 from enclave_cc.wire.sgx.report import AttributeFlag, Attributes, KeyName, KeyPolicy, KeyRequest, Report, ReportBody, TargetInfo
 from enclave_cc.wire.sgx.sigstruct import ENCLAVE_ATTRIBUTES, SigStruct
@@ -150,7 +150,7 @@ class SoftwareCpu:
         return Secret(aes_cmac(self.platform.root_key, wanted.pack(self.platform.owner_epoch)))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SimulatedEnclave:
     """One launched enclave: `identity` is what EREPORT says of it, apart from report data."""
 
@@ -176,7 +176,7 @@ class SimulatedEnclave:
                 raise PeerError("malformed", "EGETKEY: INVALID_ATTRIBUTE or INVALID_KEYNAME")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class _Dependencies:
     """SDM table 40-64: what a derived key depends on. Zero: not on this."""
 

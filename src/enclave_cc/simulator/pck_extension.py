@@ -5,7 +5,7 @@ Intel SGX PCK Certificate and CRL Profile Specification, 1.3.5.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from enclave_cc.record import record
 
 OID = "1.2.840.113741.1.13.1"
 _BASE = bytes.fromhex("2a864886f84d010d01")  # the OID's own content bytes
@@ -14,7 +14,7 @@ _SGX_TYPE_SCALABLE = 1
 _BOOLEAN, _INTEGER, _OCTETS, _OID, _ENUMERATED, _SEQUENCE = 0x01, 0x02, 0x04, 0x06, 0x0A, 0x30
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class PckExtension:
     """What the PCK certificate says of the platform; a scalable (multi-package) one, as the Platform CA certifies."""
 

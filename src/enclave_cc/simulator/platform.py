@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from enclave_cc.crypto.secret import Secret
 from enclave_cc.errors import EnclaveCcError, EnvironmentFault, UsageError
+from enclave_cc.record import record
 
 if TYPE_CHECKING:
     from enclave_cc.wire.sgx.collateral import Collateral
@@ -31,7 +31,7 @@ PCE_SVN = 13
 QE_ISV_SVN = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Platform:
     """A loaded platform. Private keys of its PKI are read when they are used."""
 
@@ -149,7 +149,7 @@ class Platform:
             ) from error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Condition:
     """In what state issued collateral shows the platform."""
 

@@ -65,6 +65,10 @@ class CpuService:
         self._thread = threading.Thread(target=self._accept, args=(listener,), name="simulated-cpu", daemon=True)
         self._thread.start()
 
+    def prepare_quoting(self) -> None:
+        """Makes the quoting enclave ahead of the first question, which comes late and is waited for."""
+        self._quoting_enclave()
+
     def close(self) -> None:
         """Stops serving and removes the socket; requests under way end by their deadline. May be called twice."""
         listener, self._listener = self._listener, None

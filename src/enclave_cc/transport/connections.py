@@ -15,18 +15,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from enclave_cc.errors import EnclaveCcError, EnvironmentFault, PeerError, foreign
+from enclave_cc.record import record
 
 _IDLE_LIMIT = 4  # connections kept per endpoint; as many as layers are pulled at once, and one
 _CHUNK = 256 << 10
 _GONE = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Endpoint:
     """Where to connect to; `secure` means TLS."""
 
@@ -38,7 +38,7 @@ class Endpoint:
         return f"{self.host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Body:
     """A request body of `size` bytes that can be opened again when the request must be repeated."""
 
@@ -134,12 +134,12 @@ class Response(AbstractContextManager["Response"]):
         self._pool.give_back(self._kept, reusable=reusable)
 
 
-@dataclass(slots=True, eq=False)
 class _Kept:
-    endpoint: Endpoint
-    connection: http.client.HTTPConnection
-    timer: _Timer
-    used: bool = False
+    __slots__ = ("connection", "endpoint", "timer", "used")
+
+    def __init__(self, endpoint: Endpoint, connection: http.client.HTTPConnection, timer: _Timer) -> None:
+        self.endpoint, self.connection, self.timer = endpoint, connection, timer
+        self.used = False
 
 
 class ConnectionPool:

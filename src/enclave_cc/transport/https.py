@@ -13,11 +13,11 @@ import ssl
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 from enclave_cc.errors import EnclaveCcError, EnvironmentFault, PeerError, UsageError, foreign
+from enclave_cc.record import record
 
 # A KBS body is 2 MiB at most; a JWE of that is a third larger.
 MAX_BODY = 4 * 1024 * 1024
@@ -27,7 +27,7 @@ _IP_MISMATCH = 64  # X509_V_ERR_IP_ADDRESS_MISMATCH
 _GONE = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Codes:
     """Codes of `errors.TABLE` for what can go wrong on the way, since a KBS and a registry have their own."""
 
@@ -36,7 +36,7 @@ class Codes:
     protocol: str = "kbs-protocol"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Response:
     """A whole answer. Header names are lower case, in the order they came."""
 

@@ -6,14 +6,14 @@ The subset of containers-registries.conf(5) that image-rs reads, as values.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
+from enclave_cc.record import field, record
 from enclave_cc.transport.registry import Registry
 from enclave_cc.wire.oci.auth import Credentials
 from enclave_cc.wire.oci.reference import Reference
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RegistryConfig:
     """`insecure` and the keys of `mirrors` are `HOST[:PORT]`; a mirror is `HOST[:PORT][/PREFIX]`, tried in order first."""
 
@@ -35,6 +35,9 @@ class RegistryConfig:
             found.append(Reference(host, prefix + slash + image.repository, image.tag, image.digest))
         return [*found, image]
 
-    def connect(self, host: str, credentials: Credentials | Callable[[], Credentials | None] | None) -> Registry:
-        """A client of `host` under this configuration."""
-        return Registry(host, insecure=host in self.insecure, credentials=credentials, ca_pem=self.ca_pem, deadline=self.deadline)
+    def connect(
+        self, host: str, credentials: Credentials | Callable[[], Credentials | None] | None, *, own_cas: bool = True
+    ) -> Registry:
+        """A client of `host` under this configuration; without `own_cas` the system's CAs alone decide."""
+        ca_pem = self.ca_pem if own_cas else None
+        return Registry(host, insecure=host in self.insecure, credentials=credentials, ca_pem=ca_pem, deadline=self.deadline)

@@ -156,7 +156,8 @@ def _first_error(data: bytes) -> str:
 
 
 def _make_context(ca_pem: str | None) -> ssl.SSLContext:
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # `create_default_context` heeds SSLKEYLOGFILE
+    context.load_default_certs()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if ca_pem is not None:
         try:

@@ -20,10 +20,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from enclave_cc import errors
 from enclave_cc.errors import EnclaveCcError, EnvironmentFault, PeerError, UsageError
+from enclave_cc.record import record
 from enclave_cc.transport.ttrpc import LONGEST_WAIT, Address, name_of
 from enclave_cc.transport.workers import Workers
 from enclave_cc.wire.pb import ttrpc as pb
@@ -34,7 +34,7 @@ _CHUNK = 1 << 16
 _BACKLOG = 128
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Call:
     """What a handler may know of its call. `deadline` is on the monotonic clock; None: the caller set no limit."""
 
@@ -45,7 +45,7 @@ class Call:
     deadline: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WithCall:
     """A handler that takes the whole `Call` rather than its payload."""
 

@@ -10,12 +10,12 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from enclave_cc.errors import PeerError
+from enclave_cc.record import record
 from enclave_cc.transport.ttrpc import Client
 from enclave_cc.transport.ttrpc_server import Call, Server, WithCall
 from enclave_cc.wire.pb import codec
@@ -29,28 +29,28 @@ EVENTS = "containerd.services.events.ttrpc.v1.Events"
 TASK = "containerd.task.v2.Task"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Timestamp:
     seconds: int = codec.int64(1)
     nanos: int = codec.int32(2)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Envelope:
     """containerd/api/services/ttrpc/events/v1/events.proto"""
 
-    timestamp: Timestamp | None = codec.message(1, Timestamp)  # noqa: RUF009
+    timestamp: Timestamp | None = codec.message(1, Timestamp)
     namespace: str = codec.string(2)
     topic: str = codec.string(3)
-    event: Any | None = codec.message(4, Any)  # noqa: RUF009
+    event: Any | None = codec.message(4, Any)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ForwardRequest:
-    envelope: Envelope | None = codec.message(1, Envelope)  # noqa: RUF009
+    envelope: Envelope | None = codec.message(1, Envelope)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TaskExit:
     """containerd/api/events/task.proto"""
 
@@ -60,14 +60,14 @@ class TaskExit:
     exit_status: int = codec.uint32(4)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StateRequest:
     """containerd/runtime/v2/task/shim.proto"""
 
     id: str = codec.string(1)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StateResponse:
     id: str = codec.string(1)
     bundle: str = codec.string(2)

@@ -125,7 +125,14 @@ class Node:
         services = {pb.HANDOVER_SERVICE: {"Begin": self._begin, "Finish": self._finish}}
         return ttrpc_server.Server(str(self.directory / "agent.sock"), services, log=lambda line: None)
 
-    def start(self, *, container: str = CONTAINER, args: Sequence[str] = (), settings: str = 'tee = "simulated"\n') -> Container:
+    def start(
+        self,
+        *,
+        container: str = CONTAINER,
+        args: Sequence[str] = (),
+        settings: str = 'tee = "simulated"\n',
+        stdin: int = subprocess.DEVNULL,
+    ) -> Container:
         """Boot init in a container of its own."""
         python = sorted({str(SOURCES), sys.prefix})
         binds = [(str(self.directory), "/run/enclave-cc"), (str(self.cache / "blobs"), "/var/lib/enclave-cc/cache/blobs")]
@@ -147,7 +154,7 @@ class Node:
                 str(Path(__file__).with_name("enter_boot.py")),
                 str(written),
             ],
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )

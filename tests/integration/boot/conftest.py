@@ -31,6 +31,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nbob:x:1000:1001::/home/bob:/bin/sh\n")
     (root / "etc/group").write_text("root:x:0:\nbob:x:1001:\naudio:x:29:bob\nwheel:x:10:bob,carol\n")
     (root / "etc/resolv.conf").symlink_to("../run/resolve/stub.conf")  # dangles, as in many images
+    (root / "link").symlink_to("data")  # dangles until something is mounted there
     (root / "etc/secret").write_text("root only\n")
     (root / "etc/secret").chmod(0o600)
     (root / "bin/noexec").write_text("#!/bin/sh\n")

@@ -13,11 +13,13 @@ import pytest
 from boot_container import Container
 from boot_node import CONTAINER, Node, find_mounts, pack_layer, seal_image
 
+from enclave_cc.crypto.aead import TAG_SIZE
 from enclave_cc.errors import PeerError
 from enclave_cc.simulator.platform import Platform
 from enclave_cc.wire.control import message
 from enclave_cc.wire.control.status import State
 from enclave_cc.wire.launch.statement import Rlimit
+from enclave_cc.wire.sealed.block import BLOCK_SIZE
 from enclave_cc.wire.sealed.rootfs import RootfsDescriptor
 from enclave_cc.wire.sgx.identity import EnclaveIdentity
 
@@ -68,6 +70,19 @@ def test_an_image_runs(node: Node, rootfs: RootfsDescriptor) -> None:
     assert list(container.status.stages) == sorted(["agent", "handover", "mount", "running", "settings", "spawn"])
     assert container.log == ""
     assert sorted(os.listdir(container.directory)) == ["boot.log", "status.json"]
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_standard_input_is_read_only_where_the_owner_allows_it(node: Node, rootfs: RootfsDescriptor, allowed: bool) -> None:
+    """HOST-009: the host connects what it likes; a shell without arguments would do as it is told."""
+    node.allow(rootfs, "sh", stdin=allowed)
+    reader, writer = os.pipe()
+    os.write(writer, b"echo owned\n")
+    os.close(writer)
+    try:
+        assert node.start(stdin=reader).wait()[:2] == (0, "owned\n" if allowed else "")
+    finally:
+        os.close(reader)
 
 
 def test_content_is_the_images(node: Node, rootfs: RootfsDescriptor) -> None:
@@ -228,10 +243,11 @@ def test_a_block_changed_while_running_is_an_io_error(node: Node, image: Path, t
         byte = file.read(1)[0]
         file.seek(700_000)
         file.write(bytes([byte ^ 1]))
+    broken = 700_000 // (BLOCK_SIZE + TAG_SIZE)
     code, out = container.execute("cat", "/data")
     assert code == 1
     assert "cat: read error: Input/output error" in out
-    assert f"block 5 of blob {rootfs.layers[1].id.hex()}" in container.log
+    assert f"block {broken} of blob {rootfs.layers[1].id.hex()}" in container.log
     assert container.execute("id")[0] == 0
 
 

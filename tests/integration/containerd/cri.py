@@ -237,7 +237,7 @@ def container(
     **fields: Any,
 ) -> ContainerConfig:
     """A container as the kubelet asks for it; `fields` are those of ContainerConfig or of its security context."""
-    known = set(ContainerSecurityContext.__dataclass_fields__)
+    known = {member.name for member in fields(ContainerSecurityContext)}
     security = {key: fields.pop(key) for key in list(fields) if key in known}
     pod_security = sandbox.linux.security_context if sandbox.linux else None
     security.setdefault("namespace_options", pod_security.namespace_options if pod_security else None)

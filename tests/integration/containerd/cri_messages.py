@@ -1,4 +1,3 @@
-# ruff: noqa: RUF009 (codec.message(...) declares a field, as dataclasses.field(...) does)
 """The part of the Kubernetes Container Runtime Interface v1 that the suites use, for our protobuf codec.
 
 Source: k8s.io/cri-api, pkg/apis/runtime/v1/api.proto. Fields that no suite reads or sets are left out; the codec skips them.
@@ -6,9 +5,9 @@ Source: k8s.io/cri-api, pkg/apis/runtime/v1/api.proto. Fields that no suite read
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 
+from enclave_cc.record import record
 from enclave_cc.wire.pb import codec
 
 
@@ -41,17 +40,17 @@ class Seccomp(IntEnum):
     LOCALHOST = 2
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Empty:
     pass
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class VersionRequest:
     version: str = codec.string(1)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class VersionResponse:
     version: str = codec.string(1)
     runtime_name: str = codec.string(2)
@@ -59,7 +58,7 @@ class VersionResponse:
     runtime_api_version: str = codec.string(4)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RuntimeCondition:
     type: str = codec.string(1)
     status: bool = codec.boolean(2)
@@ -67,28 +66,28 @@ class RuntimeCondition:
     message: str = codec.string(4)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RuntimeStatus:
     conditions: tuple[RuntimeCondition, ...] = codec.message(1, RuntimeCondition, repeated=True)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StatusRequest:
     verbose: bool = codec.boolean(1)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StatusResponse:
     status: RuntimeStatus | None = codec.message(1, RuntimeStatus)
     info: dict[str, str] = codec.string_map(2)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Int64Value:
     value: int = codec.int64(1)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class UInt64Value:
     value: int = codec.uint64(1)
 
@@ -96,14 +95,14 @@ class UInt64Value:
 # --- pods
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DnsConfig:
     servers: tuple[str, ...] = codec.string(1, repeated=True)
     searches: tuple[str, ...] = codec.string(2, repeated=True)
     options: tuple[str, ...] = codec.string(3, repeated=True)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NamespaceOption:
     network: int = codec.int32(1)
     pid: int = codec.int32(2)
@@ -111,13 +110,13 @@ class NamespaceOption:
     target_id: str = codec.string(4)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SecurityProfile:
     profile_type: int = codec.int32(1)
     localhost_ref: str = codec.string(2)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SandboxSecurityContext:
     namespace_options: NamespaceOption | None = codec.message(1, NamespaceOption)
     run_as_user: Int64Value | None = codec.message(3, Int64Value)
@@ -126,14 +125,14 @@ class SandboxSecurityContext:
     seccomp: SecurityProfile | None = codec.message(9, SecurityProfile)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LinuxPodSandboxConfig:
     cgroup_parent: str = codec.string(1)
     security_context: SandboxSecurityContext | None = codec.message(2, SandboxSecurityContext)
     sysctls: dict[str, str] = codec.string_map(3)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PodSandboxMetadata:
     name: str = codec.string(1)
     uid: str = codec.string(2)
@@ -141,7 +140,7 @@ class PodSandboxMetadata:
     attempt: int = codec.uint32(4)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PodSandboxConfig:
     metadata: PodSandboxMetadata | None = codec.message(1, PodSandboxMetadata)
     hostname: str = codec.string(2)
@@ -152,25 +151,25 @@ class PodSandboxConfig:
     linux: LinuxPodSandboxConfig | None = codec.message(8, LinuxPodSandboxConfig)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RunPodSandboxRequest:
     config: PodSandboxConfig | None = codec.message(1, PodSandboxConfig)
     runtime_handler: str = codec.string(2)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PodSandboxId:
     """StopPodSandboxRequest, RemovePodSandboxRequest, PodSandboxStatusRequest, RunPodSandboxResponse."""
 
     pod_sandbox_id: str = codec.string(1)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PodSandboxNetworkStatus:
     ip: str = codec.string(1)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PodSandboxStatus:
     id: str = codec.string(1)
     metadata: PodSandboxMetadata | None = codec.message(2, PodSandboxMetadata)
@@ -182,19 +181,19 @@ class PodSandboxStatus:
     runtime_handler: str = codec.string(9)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PodSandboxStatusRequest:
     pod_sandbox_id: str = codec.string(1)
     verbose: bool = codec.boolean(2)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PodSandboxStatusResponse:
     status: PodSandboxStatus | None = codec.message(1, PodSandboxStatus)
     info: dict[str, str] = codec.string_map(2)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PodSandbox:
     id: str = codec.string(1)
     metadata: PodSandboxMetadata | None = codec.message(2, PodSandboxMetadata)
@@ -204,7 +203,7 @@ class PodSandbox:
     runtime_handler: str = codec.string(7)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ListPodSandboxResponse:
     items: tuple[PodSandbox, ...] = codec.message(1, PodSandbox, repeated=True)
 
@@ -212,7 +211,7 @@ class ListPodSandboxResponse:
 # --- containers
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ImageSpec:
     image: str = codec.string(1)
     annotations: dict[str, str] = codec.string_map(2)
@@ -220,20 +219,20 @@ class ImageSpec:
     runtime_handler: str = codec.string(19)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class KeyValue:
     key: str = codec.string(1)
     value: bytes = codec.bytestring(2)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Mount:
     container_path: str = codec.string(1)
     host_path: str = codec.string(2)
     readonly: bool = codec.boolean(3)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LinuxContainerResources:
     cpu_period: int = codec.int64(1)
     cpu_quota: int = codec.int64(2)
@@ -246,13 +245,13 @@ class LinuxContainerResources:
     memory_swap_limit_in_bytes: int = codec.int64(10)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Capability:
     add_capabilities: tuple[str, ...] = codec.string(1, repeated=True)
     drop_capabilities: tuple[str, ...] = codec.string(2, repeated=True)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ContainerSecurityContext:
     capabilities: Capability | None = codec.message(1, Capability)
     privileged: bool = codec.boolean(2)
@@ -268,19 +267,19 @@ class ContainerSecurityContext:
     seccomp: SecurityProfile | None = codec.message(15, SecurityProfile)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LinuxContainerConfig:
     resources: LinuxContainerResources | None = codec.message(1, LinuxContainerResources)
     security_context: ContainerSecurityContext | None = codec.message(2, ContainerSecurityContext)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ContainerMetadata:
     name: str = codec.string(1)
     attempt: int = codec.uint32(2)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ContainerConfig:
     metadata: ContainerMetadata | None = codec.message(1, ContainerMetadata)
     image: ImageSpec | None = codec.message(2, ImageSpec)
@@ -298,38 +297,38 @@ class ContainerConfig:
     linux: LinuxContainerConfig | None = codec.message(15, LinuxContainerConfig)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CreateContainerRequest:
     pod_sandbox_id: str = codec.string(1)
     config: ContainerConfig | None = codec.message(2, ContainerConfig)
     sandbox_config: PodSandboxConfig | None = codec.message(3, PodSandboxConfig)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ContainerId:
     """The requests of one container that carry nothing else, and CreateContainerResponse."""
 
     container_id: str = codec.string(1)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StopContainerRequest:
     container_id: str = codec.string(1)
     timeout: int = codec.int64(2)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ContainerFilter:
     id: str = codec.string(1)
     pod_sandbox_id: str = codec.string(3)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ListContainersRequest:
     filter: ContainerFilter | None = codec.message(1, ContainerFilter)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Container:
     id: str = codec.string(1)
     pod_sandbox_id: str = codec.string(2)
@@ -339,18 +338,18 @@ class Container:
     state: int = codec.int32(6)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ListContainersResponse:
     containers: tuple[Container, ...] = codec.message(1, Container, repeated=True)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ContainerStatusRequest:
     container_id: str = codec.string(1)
     verbose: bool = codec.boolean(2)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ContainerStatus:
     """Times in nanoseconds since 1970."""
 
@@ -370,63 +369,63 @@ class ContainerStatus:
     log_path: str = codec.string(15)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ContainerStatusResponse:
     status: ContainerStatus | None = codec.message(1, ContainerStatus)
     info: dict[str, str] = codec.string_map(2)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CpuUsage:
     timestamp: int = codec.int64(1)
     usage_core_nano_seconds: UInt64Value | None = codec.message(2, UInt64Value)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MemoryUsage:
     timestamp: int = codec.int64(1)
     working_set_bytes: UInt64Value | None = codec.message(2, UInt64Value)
     usage_bytes: UInt64Value | None = codec.message(4, UInt64Value)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ContainerAttributes:
     id: str = codec.string(1)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ContainerStats:
     attributes: ContainerAttributes | None = codec.message(1, ContainerAttributes)
     cpu: CpuUsage | None = codec.message(2, CpuUsage)
     memory: MemoryUsage | None = codec.message(3, MemoryUsage)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ContainerStatsResponse:
     stats: ContainerStats | None = codec.message(1, ContainerStats)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class UpdateContainerResourcesRequest:
     container_id: str = codec.string(1)
     linux: LinuxContainerResources | None = codec.message(2, LinuxContainerResources)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ExecSyncRequest:
     container_id: str = codec.string(1)
     cmd: tuple[str, ...] = codec.string(2, repeated=True)
     timeout: int = codec.int64(3)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ExecSyncResponse:
     stdout: bytes = codec.bytestring(1)
     stderr: bytes = codec.bytestring(2)
     exit_code: int = codec.int32(3)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ExecRequest:
     container_id: str = codec.string(1)
     cmd: tuple[str, ...] = codec.string(2, repeated=True)
@@ -436,7 +435,7 @@ class ExecRequest:
     stderr: bool = codec.boolean(6)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AttachRequest:
     container_id: str = codec.string(1)
     stdin: bool = codec.boolean(2)
@@ -445,7 +444,7 @@ class AttachRequest:
     stderr: bool = codec.boolean(5)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StreamingUrl:
     """ExecResponse, AttachResponse."""
 
@@ -455,25 +454,25 @@ class StreamingUrl:
 # --- images
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ImageRequest:
     """PullImageRequest without credentials, ImageStatusRequest, RemoveImageRequest."""
 
     image: ImageSpec | None = codec.message(1, ImageSpec)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PullImageRequest:
     image: ImageSpec | None = codec.message(1, ImageSpec)
     sandbox_config: PodSandboxConfig | None = codec.message(3, PodSandboxConfig)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PullImageResponse:
     image_ref: str = codec.string(1)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Image:
     id: str = codec.string(1)
     repo_tags: tuple[str, ...] = codec.string(2, repeated=True)
@@ -483,11 +482,11 @@ class Image:
     username: str = codec.string(6)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ImageStatusResponse:
     image: Image | None = codec.message(1, Image)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ListImagesResponse:
     images: tuple[Image, ...] = codec.message(1, Image, repeated=True)

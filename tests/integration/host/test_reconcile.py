@@ -60,6 +60,8 @@ def left_of(node: Configuration, identifier: str) -> list[object]:
     found += [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(node.run) in line]
     leases = node.run / "cni/enclave-cc"
     found += [path.name for path in leases.glob("10.*")] if leases.exists() else []
+    rules = subprocess.run(["iptables-save"], capture_output=True, text=True, check=True).stdout.splitlines()
+    found += [rule for rule in rules if identifier and f"{identifier}-pause" in rule]
     return found
 
 

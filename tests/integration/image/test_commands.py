@@ -64,6 +64,11 @@ def resource(kbs: Path, path: str) -> bytes:
     return subprocess.run(tool, check=True, capture_output=True).stdout
 
 
+def list_resources(kbs: Path) -> str:
+    tool = [sys.executable, "-m", "enclave_cc", "resource", "ls", "--kbs", str(kbs)]
+    return subprocess.run(tool, check=True, capture_output=True, text=True).stdout
+
+
 def test_publish_then_inspect(command: Command, kbs: Path, server: servers.RegistryServer, layout: str) -> None:
     reference = f"{server.host}/published:1"
     done = command("publish", layout, reference, "--allow", "env,exec", "--json")
@@ -105,8 +110,24 @@ def test_another_signer_must_be_meant(command: Command, server: servers.Registry
     command("publish", layout, reference)
     command("sign", reference, "--key", tmp_path / "other.key", "--generate")
     command("sign", reference, "--key", tmp_path / "other.key", "--generate", code="already-exists")
+    before = json.loads(command("inspect", reference, "--json").stdout)["digest"]
     command("publish", layout, reference, "--sign-key", tmp_path / "other.key", code="already-exists")
+    assert json.loads(command("inspect", reference, "--json").stdout)["digest"] == before
     command("publish", layout, reference, "--sign-key", tmp_path / "other.key", "--replace-signer")
+    assert json.loads(command("inspect", reference, "--json").stdout)["digest"] != before
+
+
+def test_a_publishing_that_is_refused_leaves_no_key(
+    command: Command, kbs: Path, server: servers.RegistryServer, layout: str, tmp_path: Path
+) -> None:
+    command("publish", layout, f"{server.host}/refused")
+    command("sign", f"{server.host}/refused", "--key", tmp_path / "other.key", "--generate")
+    before = list_resources(kbs)
+    command("publish", layout, f"{server.host}/refused", "--sign-key", tmp_path / "other.key", code="already-exists")
+    command("publish", layout, f"{server.host}/refused", "--layers", "99", code="usage")
+    command("publish", layout, f"{server.host}/refused", "--platform", "linux/arm64", code="unsupported-image")
+    command("publish", layout, f"127.0.0.1:{servers.free_port()}/refused", code="registry-unreachable")
+    assert list_resources(kbs) == before
 
 
 def test_encrypt_into_a_layout_then_push_and_sign(

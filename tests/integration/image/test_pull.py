@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import dataclasses
 import json
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from tests.integration import registry as servers
 from tests.integration.image.conftest import Agent, Owner
 
+from enclave_cc.crypto.secret import Secret
 from enclave_cc.crypto.signing_key import SigningKey
-from enclave_cc.enclave.image import pull as pulling
+from enclave_cc.enclave.image.pull import PulledImage
 from enclave_cc.errors import EnvironmentFault, PeerError
 from enclave_cc.owner.publish import registration, sign
 from enclave_cc.transport.connections import Body
+from enclave_cc.transport.registry import Registry
 from enclave_cc.transport.registry_config import RegistryConfig
 from enclave_cc.wire.oci import media_type as media
+from enclave_cc.wire.oci.auth import Credentials
 from enclave_cc.wire.oci.digest import Digest
 from enclave_cc.wire.oci.encryption import KeyPacket, LayerEncryption
 from enclave_cc.wire.oci.manifest import Descriptor, Index, Manifest, Platform
@@ -238,7 +245,7 @@ def test_a_second_key_packet_is_tried(owner: Owner, agent: Agent, layout: str) -
 
 def test_many_pulls_of_the_same_image_at_once(owner: Owner, agent: Agent, layout: str) -> None:
     owner.publish(layout, "busy")
-    found: list[pulling.PulledImage] = []
+    found: list[PulledImage] = []
     wrong: list[BaseException] = []
 
     def pull() -> None:
@@ -286,21 +293,63 @@ def test_a_registry_that_is_down_and_a_mirror_that_is_not(owner: Owner, agent: A
     agent.pull(str(gone), registries=config)
 
 
-def test_a_private_registry_is_opened_with_the_owners_credential(owner: Owner, agent: Agent) -> None:
-    """Covered with a real registry in test_registry; here: the credential comes from the KBS, once, when asked for."""
-    lookup = pulling._CredentialLookup(owner.resources, "kbs:///default/credential/default")
-    find = lookup.for_image(Reference.parse("h:1/a/b"))
-    assert find() is None
-    assert owner.resources.released == ["default/credential/default"]
-    auths = {"auths": {"h:1": {"auth": "dTpw"}}}
-    owner.resources.values["default/credential/default"] = json.dumps(auths).encode()
-    lookup = pulling._CredentialLookup(owner.resources, "kbs:///default/credential/default")
-    find = lookup.for_image(Reference.parse("h:1/a/b"))
-    found = find()
-    assert found is not None
-    assert found.username == "u"
-    assert find() == found
-    assert owner.resources.released == ["default/credential/default"] * 2
+CREDENTIAL = "default/credential/default"
+Private = Callable[..., tuple[str, RegistryConfig]]
+
+
+def keep_credential(owner: Owner, key: str) -> None:
+    auth = base64.b64encode(f"{servers.USERNAME}:{servers.PASSWORD}".encode()).decode()
+    owner.resources.values[CREDENTIAL] = json.dumps({"auths": {key: {"auth": auth}}}).encode()
+
+
+@pytest.fixture
+def private(owner: Owner, tmp_path: Path, layout: str) -> Iterator[Private]:
+    """Starts a registry that wants a password and holds an image; its host, and how the node has it reached."""
+    opened = contextlib.ExitStack()
+
+    def serve(*, auth: str = "basic", tls: bool = False) -> tuple[str, RegistryConfig]:
+        server = opened.enter_context(servers.serve(tmp_path / "private", auth=auth, tls=tls))
+        secret = Credentials(servers.USERNAME, Secret(servers.PASSWORD.encode()))
+        registry = Registry(server.host, insecure=not tls, credentials=secret, ca_pem=server.ca_pem, deadline=10)
+        opened.callback(registry.close)
+        dataclasses.replace(owner, server=server, registry=registry).publish(layout, "a/b")
+        insecure = frozenset() if tls else frozenset({server.host})
+        return server.host, RegistryConfig(insecure=insecure, ca_pem=server.ca_pem, deadline=10)
+
+    with opened:
+        yield serve
+
+
+@pytest.mark.parametrize("auth", ["basic", "token"])
+def test_a_credential_for_the_node_to_see_opens_a_private_registry(owner: Owner, agent: Agent, private: Private, auth: str) -> None:
+    """It comes from the KBS, once, when asked for."""
+    host, registries = private(auth=auth)
+    if auth == "basic":
+        refused("registry-denied", lambda: agent.pull(f"{host}/a/b", registries=registries))
+    keep_credential(owner, f"http://{host}")
+    owner.resources.released.clear()
+    agent.pull(f"{host}/a/b", registries=registries)
+    assert owner.resources.released.count(CREDENTIAL) == 1
+
+
+@pytest.mark.parametrize("auth", ["basic", "token"])
+def test_a_secret_credential_is_not_sent_in_clear(owner: Owner, agent: Agent, private: Private, auth: str) -> None:
+    """HOST-015: the host says that the registry speaks plain HTTP."""
+    host, registries = private(auth=auth)
+    keep_credential(owner, host)
+    with pytest.raises(PeerError) as caught:
+        agent.pull(f"{host}/a/b", registries=registries)
+    assert caught.value.code == "registry-denied"
+    assert "plain HTTP" in caught.value.what
+
+
+def test_a_secret_credential_is_not_shown_to_a_ca_of_the_node(owner: Owner, agent: Agent, private: Private) -> None:
+    """HOST-015: the host adds a CA, and with it stands in the middle."""
+    host, registries = private(tls=True)
+    keep_credential(owner, f"https://{host}")
+    refused("registry-unreachable", lambda: agent.pull(f"{host}/a/b", registries=registries))
+    keep_credential(owner, f"http://{host}")
+    agent.pull(f"{host}/a/b", registries=registries)
 
 
 def test_the_cache_may_go_at_any_time(owner: Owner, agent: Agent, layout: str) -> None:

@@ -52,12 +52,18 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
         {"network": {"default": "bridge"}},
         {"network": {"subnet": "10.0.0.1/8"}},
         {"network": {"bridge": "a-name-that-is-too-long"}},
+        {"network": {"bridge": "a/b"}},
+        {"network": {"bridge": 3}},
+        {"network": {"subnet": 3}},
+        {"platform": {"tee": "sgx9"}},
+        {"kbs": {"url": "http://k"}},
     ],
 )
 def test_what_is_not_understood_is_refused(document: dict[str, object]) -> None:
     with pytest.raises(UsageError) as caught:
         configuration.parse(document, "x.toml")
     assert caught.value.code == "bad-config"
+    assert caught.value.what.startswith("x.toml: ")  # the advice is to correct "the file named in the message"
 
 
 def test_a_file_that_is_no_toml(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.synchronize
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -108,3 +110,27 @@ def test_foreign_ids_get_short_directory_names() -> None:
     assert len(directories.shorten("f" * 64)) == directories.ID_SIZE
     assert directories.shorten("../../etc") not in {"..", "../../etc"}
     assert "/" not in directories.shorten("a/b")
+
+
+def _claim(places: Directories, identifier: str, start: multiprocessing.synchronize.Barrier, wins: Path) -> None:
+    (places.pods / identifier).mkdir()
+    start.wait(30)
+    with suppress(UsageError):
+        directories.claim_name(places, "name", identifier)
+        (wins / identifier).touch()
+
+
+def test_a_dead_pods_name_goes_to_one_of_those_who_want_it(places: Directories, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    for round_number in range(15):
+        (places.names / "name").unlink(missing_ok=True)
+        (places.names / "name").symlink_to("dead")
+        wins = tmp_path / f"wins{round_number}"
+        wins.mkdir()
+        start = context.Barrier(4)
+        others = [context.Process(target=_claim, args=(places, f"{round_number}x{n}", start, wins)) for n in range(4)]
+        for other in others:
+            other.start()
+        for other in others:
+            other.join(30)
+        assert [path.name for path in wins.iterdir()] == [directories.read_name(places, "name")]

@@ -66,3 +66,11 @@ def test_sizes(text: str, size: int) -> None:
 def test_sizes_that_are_none(text: str) -> None:
     with pytest.raises(UsageError):
         options.parse_size(text)
+
+
+@pytest.mark.parametrize("words", [["--memory", "4m"], ["--pids-limit", "3"], ["--pids-limit", "-1"]])
+def test_limits_that_boot_init_cannot_live_in_are_refused(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "c.toml").touch()
+    with pytest.raises(UsageError) as caught:
+        run.run(parse("--config", str(tmp_path / "c.toml"), *words, "h/img"))
+    assert caught.value.code == "usage"

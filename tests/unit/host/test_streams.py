@@ -73,6 +73,10 @@ def test_a_terminal_is_raw_inside_and_as_before_after() -> None:
     with RawTerminal(slave):
         assert not termios.tcgetattr(slave)[3] & termios.ECHO
     assert termios.tcgetattr(slave) == before
+    with RawTerminal(slave, keys=False):
+        assert termios.tcgetattr(slave)[1] & termios.OPOST == 0
+        assert termios.tcgetattr(slave)[3] == before[3]
+    assert termios.tcgetattr(slave) == before
     termios.tcsetwinsize(slave, (24, 80))
     assert get_size(slave) == (24, 80)
     os.close(master)

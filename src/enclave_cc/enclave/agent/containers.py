@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from enclave_cc.enclave.agent import container_states
 from enclave_cc.enclave.agent.container_states import Event, State
 from enclave_cc.errors import PeerError, foreign
+from enclave_cc.record import record
 
 if TYPE_CHECKING:
     from enclave_cc.enclave.agent.handovers import Handovers
@@ -30,7 +30,7 @@ def check_id(container_id: str) -> str:
     return container_id
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LayerProgress:
     """`total` and `done` are bytes in the registry; `total` is 0 while unknown."""
 
@@ -65,16 +65,17 @@ class PullProgress:
             return list(self._layers.values())
 
 
-@dataclass(slots=True)
 class Container:
-    """Mutable; its fields are written under the lock of `Containers`."""
+    """Its members are written under the lock of `Containers`."""
 
-    id: str
-    image: str = ""
-    state: State = State.NEW
-    progress: PullProgress = field(default_factory=PullProgress)
-    pulled: PulledImage | None = None
-    handovers: Handovers | None = None
+    __slots__ = ("handovers", "id", "image", "progress", "pulled", "state")
+
+    def __init__(self, container_id: str) -> None:
+        self.id, self.image = container_id, ""
+        self.state = State.NEW
+        self.progress = PullProgress()
+        self.pulled: PulledImage | None = None
+        self.handovers: Handovers | None = None
 
 
 class Containers:

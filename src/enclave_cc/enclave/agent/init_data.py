@@ -8,11 +8,11 @@ an entry that tries to be is refused rather than passed over.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Any
 
 from enclave_cc.errors import PeerError, foreign
+from enclave_cc.record import field, record
 from enclave_cc.wire.rcar import binding
 from enclave_cc.wire.rcar.initdata import InitData
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _LIST_LIMIT = 64
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Configuration:
     """HOST-AUTHORED, bound by CONFIGID: the KBS's owner sees all of it in the evidence.
 

@@ -5,10 +5,10 @@ Nothing here is the host's to choose: the file is part of the measurement, the U
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from enclave_cc.errors import EnvironmentFault, PeerError, UsageError
+from enclave_cc.record import fields, record
 
 if TYPE_CHECKING:
     from enclave_cc.wire.sgx.identity import EnclaveIdentity
@@ -32,7 +32,7 @@ _SIZE_LIMIT = 1 << 16
 _DEADLINE_LIMIT = 86_400
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Settings:
     """Measured. `tee` is the platform's name; the others are seconds.
 

@@ -7,6 +7,8 @@ start that failed is the answer to every call, with its own code, instead of a p
 
 from __future__ import annotations
 
+import gc
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +19,9 @@ from enclave_cc.errors import EnclaveCcError, EnvironmentFault, PeerError
 
 if TYPE_CHECKING:
     from enclave_cc.enclave.agent.pod import Pod
+
+# Seconds. The thread that talks to the KBS must not wait 5 ms, Python's own choice, for one that imports, at each answer.
+_SWITCH_INTERVAL = 0.0005
 
 
 class Startup:
@@ -29,9 +34,11 @@ class Startup:
         self._pod: Pod | None = None
         self._error: EnclaveCcError | None = None
         self._attested = False
+        self._switching = sys.getswitchinterval()
 
     def start(self) -> None:
         """Begins; returns at once."""
+        sys.setswitchinterval(_SWITCH_INTERVAL)
         threading.Thread(target=self._run, name="startup", daemon=True).start()
 
     def attest_ahead(self, attest: Callable[[], None]) -> None:
@@ -69,6 +76,8 @@ class Startup:
                 place = place.tb_next
             where = "?" if place is None else f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}"
             self._error = EnvironmentFault("internal", f"the agent enclave did not start: {type(bug).__name__} at {where}")
+        gc.enable()  # off since the first instruction, for the imports (start.py)
+        sys.setswitchinterval(self._switching)
         self._done.set()
         if self._error is not None:
             log.write("error", f"start failed: {self._error}")

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
 
 from enclave_cc.crypto import jwe
 from enclave_cc.crypto.jwk import TeeKey
 from enclave_cc.enclave.attest import evidence
 from enclave_cc.enclave.tee.platform import Platform
 from enclave_cc.errors import TABLE, EnclaveCcError, EnvironmentFault, PeerError
+from enclave_cc.record import record
 from enclave_cc.transport.https import HttpsClient, Response
 from enclave_cc.wire.rcar import messages
 from enclave_cc.wire.rcar.uri import ResourceUri
@@ -39,7 +39,7 @@ _PUBLIC_CODES = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Session:
     """An attested session: its cookie, and the key that answers are encrypted to."""
 
@@ -161,8 +161,9 @@ class KbsClient:
         code = problem.code
         if code not in _PUBLIC_CODES or code not in TABLE:
             code = "key-missing" if response.status == 404 else default
-        ident = f", id {problem.id}" if problem.id is not None else f": {problem.detail}"
-        return PeerError(code, f"{what}{ident}")
+        # Not the detail: another implementation's may hold the owner's reasons, and the host reads this.
+        ident = f"id {problem.id}" if problem.id is not None else problem.variant
+        return PeerError(code, f"{what}, {ident}")
 
 
 def _as_protocol(error: PeerError) -> PeerError:

@@ -11,7 +11,6 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from enclave_cc.enclave.boot import handover, launch, log, settings, signals, syscalls
 from enclave_cc.enclave.boot.control import Listener
@@ -20,13 +19,14 @@ from enclave_cc.enclave.boot.mount import KernelMounter
 from enclave_cc.enclave.boot.status import StatusBoard
 from enclave_cc.enclave.tee.open import open_platform
 from enclave_cc.errors import EnclaveCcError, EnvironmentFault, UsageError, foreign
+from enclave_cc.record import record
 
 HANDOVER_DEADLINE = 600.0
 _LONGEST_DEADLINE = 86400
 _USAGE = "Usage: python -m enclave_cc.enclave.boot --container ID [--handover-deadline SECONDS]"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Options:
     """Host-authored. `handover_deadline` is in seconds."""
 
@@ -79,6 +79,8 @@ def _boot(options: Options, board: StatusBoard, caught: signals.SignalPipe, stdi
         )
         board.reach("handover")
         statement = release.launch
+        if not statement.stdin:
+            _empty_input(stdio)
         plan = launch.interpret(statement)
         syscalls.make_private("/")
         root = mounter.mount(release.rootfs, upper_size=statement.upper_size, deadline=measured.mount_deadline)
@@ -143,6 +145,13 @@ def _take_stdio() -> list[int]:
     os.close(nothing)
     os.close(ours)
     return taken
+
+
+def _empty_input(stdio: Sequence[int]) -> None:
+    """Whatever the host connected: the owner did not allow it to be read."""
+    nothing = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(nothing, stdio[0], inheritable=False)
+    os.close(nothing)
 
 
 def _where(bug: Exception) -> str:

@@ -118,6 +118,7 @@ def _make_complaint(writer: int) -> Callable[[str], None]:
 
 def _run(rootfs: RootfsDescriptor, directory: str, mountpoint: str, writer: int) -> NoReturn:
     try:
+        gc.enable()  # boot init's is off until the workload runs
         signals.reset()
         # A signal to the whole container is the workload's to answer; its files stay until it has.
         for number in signals.ENDING:

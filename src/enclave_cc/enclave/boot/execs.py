@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import time
-from dataclasses import dataclass
 
 from enclave_cc.enclave.boot import terminal
 from enclave_cc.enclave.boot.control import Connection
@@ -18,17 +17,17 @@ from enclave_cc.wire.control import message
 EXEC_LIMIT = 256
 
 
-@dataclass(slots=True)
 class Exec:
     """One process. `connection` is None once the supervisor left; `deadline` (monotonic) is for reaching `execve`."""
 
-    id: str
-    child: Child
-    deadline: float | None
-    connection: Connection | None
-    master: int | None = None
-    released: bool = False
-    failed: bool = False
+    __slots__ = ("child", "connection", "deadline", "failed", "id", "master", "released")
+
+    def __init__(self, identifier: str, child: Child, deadline: float, connection: Connection) -> None:
+        self.id, self.child = identifier, child
+        self.deadline: float | None = deadline
+        self.connection: Connection | None = connection
+        self.master: int | None = None
+        self.released = self.failed = False
 
 
 class ExecTable:

@@ -11,10 +11,11 @@ import errno
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from enclave_cc.enclave.boot import syscalls
 from enclave_cc.errors import EnvironmentFault, PeerError, foreign
+from enclave_cc.record import record
+from enclave_cc.wire.launch import mounts
 from enclave_cc.wire.launch.mounts import GENERATED_FILES, Volume
 
 VOLUME_DIRECTORY = "/run/enclave-cc/volumes"
@@ -35,10 +36,11 @@ _LINKS = {
     "core": "/proc/kcore", "ptmx": "pts/ptmx",
 }  # fmt: skip
 _NO_ESCALATION = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
+_NAMED = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC  # what has the name, be it a link
 _DATA_ONLY = _NO_ESCALATION | syscalls.MOUNT_ATTR_NOEXEC
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class View:
     """What to build around the rootfs: host volumes, generated files, and places that stay writable in a read-only root."""
 
@@ -48,7 +50,7 @@ class View:
     read_only_root: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Captured:
     """What was taken along from outside: detached mounts (descriptors) and file contents."""
 
@@ -113,15 +115,14 @@ def make_directory(path: str) -> None:
 
 
 def _furnish(view: View, captured: Captured) -> None:
+    # First, while a link of the image's leads to nothing but the image: not into /proc/sysrq-trigger.
+    for name, content in captured.files.items():
+        _write_generated(GENERATED_FILES[name], content)
     _mount_kernel("proc", "/proc", [("source", "proc")], _DATA_ONLY)
     _mount_kernel("sysfs", "/sys", [("source", "sysfs")], _DATA_ONLY | syscalls.MOUNT_ATTR_RDONLY)
     if captured.cgroup is not None:
         _attach(captured.cgroup, CGROUP_DIRECTORY)
     _furnish_devices()
-    for name, content in captured.files.items():
-        _write_generated(GENERATED_FILES[name], content)
-    for volume, fd in captured.volumes:
-        _attach_volume(volume, fd)
     for path in MASKED:
         _mask(path)
     for path in READ_ONLY:
@@ -129,6 +130,9 @@ def _furnish(view: View, captured: Captured) -> None:
     if view.read_only_root:
         for place in view.scratch:
             _keep_writable(place)
+    # Only now comes the host's: every path above, and every symbolic link in a volume's place, was the image's.
+    _attach_volumes(captured.volumes)
+    if view.read_only_root:
         root = os.open("/", os.O_PATH | os.O_CLOEXEC)
         syscalls.set_mount_attributes(root, syscalls.MOUNT_ATTR_RDONLY)
         os.close(root)
@@ -181,21 +185,48 @@ def _attach(mount_fd: int, path: str) -> None:
         os.close(mount_fd)
 
 
-def _attach_volume(volume: Volume, fd: int) -> None:
-    path = os.path.realpath(volume.destination)  # symlinks of the image, resolved inside the image
-    if path == "/" or any(path == top or path.startswith(top + "/") for top in ("/proc", "/sys")):
-        raise PeerError("launch-failed", f"a volume cannot be at {foreign(volume.destination)!r}")
-    if stat.S_ISDIR(os.fstat(fd).st_mode):
-        make_directory(path)
-    else:
-        make_directory(os.path.dirname(path))
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644))
-    _attach(fd, path)
+def _attach_volumes(volumes: Sequence[tuple[Volume, int]]) -> None:
+    """Each in its place, the outer ones first: a place inside another volume is the host's ground, and may change."""
+    placed = [(os.path.realpath(volume.destination), volume, fd) for volume, fd in volumes]  # the image's links
+    for path, volume, fd in sorted(placed, key=lambda item: item[0].count("/")):
+        if mounts.is_reserved(path):
+            raise PeerError("launch-failed", f"a volume cannot be at {foreign(volume.destination)!r}")
+        place = _open_place(path, directory=stat.S_ISDIR(os.fstat(fd).st_mode))
+        try:
+            syscalls.attach_mount(fd, place)
+        finally:
+            os.close(place)
+            os.close(fd)
+
+
+def _open_place(path: str, *, directory: bool) -> int:
+    """A descriptor of `path`, made if missing. Follows no link, so that a volume cannot send another over the image."""
+    *parents, name = path.strip("/").split("/")
+    here = os.open("/", _NAMED)
+    for part, is_directory in (*((part, True) for part in parents), (name, directory)):
+        try:
+            try:
+                there = os.open(part, _NAMED, dir_fd=here)
+            except FileNotFoundError:
+                if is_directory:
+                    os.mkdir(part, 0o755, dir_fd=here)
+                else:
+                    os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=here))
+                there = os.open(part, _NAMED, dir_fd=here)
+        finally:
+            os.close(here)
+        here = there
+        if stat.S_ISLNK(os.fstat(here).st_mode):
+            os.close(here)
+            raise PeerError("launch-failed", f"a volume's place {foreign(path)!r} is a symbolic link in another volume")
+    return here
 
 
 def _keep_writable(place: str) -> None:
     """A mount of its own for a directory of the root, which the root's read-only flag then does not reach."""
     path = os.path.realpath(place)
+    if mounts.is_reserved(path):
+        return  # the kernel's file systems are as they are: images for systemd name /sys/fs/cgroup
     make_directory(path)
     if not os.path.ismount(path):
         _attach(syscalls.clone_mount(path), path)

@@ -7,6 +7,7 @@ nothing else. The workload's end ends boot init, and with it, as it is PID 1, ev
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import select
 import signal
@@ -144,6 +145,7 @@ class Supervisor:
         if self._workload is None or not self._ready or self._released or (self._launch.process.terminal and not self._fetched):
             return
         self._released = True
+        gc.enable()  # off since the first instruction, for the imports (start.py)
         self._deadline = time.monotonic() + self._start_deadline
         self._workload.release()
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import resource
 import signal
-from dataclasses import dataclass, replace
 
 from enclave_cc.enclave.boot import capabilities, filesystem
 from enclave_cc.enclave.boot.process import ProcessSpec
 from enclave_cc.errors import PeerError, foreign
+from enclave_cc.record import record, replace
 from enclave_cc.wire.control.message import ExecRequest
 from enclave_cc.wire.launch.statement import LaunchStatement, Rlimit
 
 _UNLIMITED = (1 << 64) - 1
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Launch:
     """A launch statement made executable. `hostname` None keeps the container's."""
 

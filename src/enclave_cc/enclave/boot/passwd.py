@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from enclave_cc.errors import PeerError, foreign
+from enclave_cc.record import record
 
 FILE_LIMIT = 4 << 20
 ID_LIMIT = (1 << 31) - 1  # docker's; the kernel's (uid_t)-1 is "unchanged"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Identity:
     """Whom a process runs as. `groups` are supplementary, `gid` first; `home` is an absolute path."""
 
@@ -27,7 +27,7 @@ class Identity:
     home: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _User:
     name: str
     uid: int
@@ -35,7 +35,7 @@ class _User:
     home: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Group:
     name: str
     gid: int

@@ -16,11 +16,11 @@ import socket
 import stat
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NoReturn
 
 from enclave_cc.enclave.boot import capabilities, filesystem, passwd, seccomp, signals, syscalls, terminal
 from enclave_cc.errors import TABLE, EnclaveCcError, EnvironmentFault, PeerError, foreign
+from enclave_cc.record import record
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 EXIT_NOT_EXECUTABLE = 126
@@ -30,7 +30,7 @@ _MESSAGE_LIMIT = 16384
 _STANDARD = 3  # descriptors 0, 1 and 2
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ProcessSpec:
     """What to execute, and as whom. `capabilities` is a bit mask, `rlimits` are (RLIMIT_* number, soft, hard)."""
 
@@ -56,7 +56,7 @@ class ProcessSpec:
             raise PeerError("launch-failed", "an argument or environment entry is not one that the kernel takes")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Report:
     """One message of a child. `kind`: `terminal` (with `fd`, the master), `ready` (waits for go), `failed`, `executed`."""
 

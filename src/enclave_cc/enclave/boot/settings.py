@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
 
 from enclave_cc.enclave.tee import open as tee
 from enclave_cc.errors import EnvironmentFault, PeerError, UsageError
+from enclave_cc.record import record
 from enclave_cc.wire.sgx.identity import EnclaveIdentity
 
 SETTINGS = "/etc/enclave-cc/boot.toml"
@@ -23,7 +23,7 @@ _SIZE_LIMIT = 1 << 16
 _DEADLINE_LIMIT = 3600
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Settings:
     """What is measured: the platform's name and deadlines in seconds."""
 

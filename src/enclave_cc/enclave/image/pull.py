@@ -6,11 +6,9 @@ KBS: signature policy -> registry: manifest, signatures, config -> KBS: a key pe
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from enclave_cc.enclave.image import layer_key
 from enclave_cc.enclave.image.layer import ingest_layer
@@ -20,6 +18,7 @@ from enclave_cc.enclave.rootfs.build import build_rootfs
 from enclave_cc.enclave.rootfs.cache import NodeCache
 from enclave_cc.enclave.rootfs.layer import Layer
 from enclave_cc.errors import EnclaveCcError, EnvironmentFault, PeerError
+from enclave_cc.record import record, replace
 from enclave_cc.transport import signature_store
 from enclave_cc.transport.registry import Registry
 from enclave_cc.transport.registry_config import RegistryConfig
@@ -35,7 +34,7 @@ from enclave_cc.wire.sealed.rootfs import RootfsDescriptor
 Progress = Callable[[str, int, int, str], None]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ResourceUris:
     """Where the data owner's policy and registry credentials lie in the KBS; fixed in what is measured."""
 
@@ -43,7 +42,7 @@ class ResourceUris:
     registry_credential: str = "kbs:///default/credential/default"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PulledImage:
     """An image whose signatures, keys and contents all held. `signers` are the key ids that the policy asked for."""
 
@@ -73,8 +72,7 @@ def pull_image(
     uris = uris or ResourceUris()
     image = TrustedImage(reference)
     image.load_policy(_fetch_policy(resources, uris.signature_policy))
-    find_credentials = _CredentialLookup(resources, uris.registry_credential)
-    registry, location = _open_root(image, registries, find_credentials)
+    registry, location = _open_root(image, registries, _CredentialLookup(resources, uris.registry_credential, registries))
     try:
         signers = _load_signatures(image, registry, location.repository, resources)
         config = _load_config(image, registry, location.repository)
@@ -102,15 +100,35 @@ def _fetch_policy(resources: ResourceSource, uri: str) -> bytes:
 
 
 class _CredentialLookup:
-    """Registry credentials out of the KBS, asked for once, and only if a registry wants any."""
+    """Registry credentials out of the KBS, asked for once, and only if a registry wants any.
 
-    def __init__(self, resources: ResourceSource, uri: str) -> None:
-        self._resources, self._uri = resources, uri
+    How a registry is reached is HOST-AUTHORED: a credential goes only where the host cannot read it, unless the owner
+    says otherwise in auth.json. Plain HTTP gets none; instead of the host's CAs the system's alone are believed.
+    """
+
+    def __init__(self, resources: ResourceSource, uri: str, registries: RegistryConfig) -> None:
+        self._resources, self._uri, self._registries = resources, uri, registries
         self._lock = threading.Lock()
         self._file: AuthFile | None = None
 
-    def for_image(self, image: Reference) -> Callable[[], Credentials | None]:
-        return lambda: self._find(image)
+    def connect(self, image: Reference) -> Registry:
+        """The registry of `image`."""
+        host = image.registry
+        own_cas = self._registries.ca_pem is None or host in self._registries.insecure or not self._is_secret(image)
+        return self._registries.connect(host, lambda: self._find_for(image), own_cas=own_cas)
+
+    def _is_secret(self, image: Reference) -> bool:
+        found = self._find(image)
+        return found is not None and not found.readable
+
+    def _find_for(self, image: Reference) -> Credentials | None:
+        if image.registry in self._registries.insecure and self._is_secret(image):
+            raise PeerError(
+                "registry-denied",
+                f"{image.registry} wants a credential, and the node has it spoken to in plain HTTP",
+                f"Reach it by TLS; or the owner writes the entry of auth.json as http://{image.registry}, for the node to see.",
+            )
+        return self._find(image)
 
     def _find(self, image: Reference) -> Credentials | None:
         with self._lock:
@@ -128,7 +146,7 @@ def _open_root(image: TrustedImage, registries: RegistryConfig, credentials: _Cr
     """Loads the root manifest (and the platform's) from the first location that has it: mirrors, then the registry."""
     failure: EnclaveCcError | None = None
     for location in registries.locations(image.reference):
-        registry = registries.connect(location.registry, credentials.for_image(location))
+        registry = credentials.connect(location)
         try:
             data, kind, _ = registry.get_manifest(location.repository, location.target)
         except (PeerError, EnvironmentFault) as error:
@@ -229,7 +247,7 @@ class _LayerPull:
                 directory=self._cache.directory,
                 progress=lambda done: self._progress(digest, done, size, "pulling"),
             )
-            return dataclasses.replace(found, digest=name)
+            return replace(found, digest=name)
 
         patience = max(self._until - time.monotonic(), 0)
         found = self._cache.get_layer(name, layer.diff_id, ingest, patience=patience)

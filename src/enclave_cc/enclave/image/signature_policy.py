@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from enclave_cc.crypto.signature import PublicKey
 from enclave_cc.errors import PeerError, foreign
+from enclave_cc.record import record
 from enclave_cc.wire.oci import signature as formats
 from enclave_cc.wire.oci import signature_policy as policies
 from enclave_cc.wire.oci.digest import Digest
 from enclave_cc.wire.oci.reference import Reference
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Approval:
     """The policy's consent, made by `check_signatures` alone: this image may be any of these manifest digests."""
 

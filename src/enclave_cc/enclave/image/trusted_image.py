@@ -10,10 +10,10 @@ bug of ours (`RuntimeError`), bytes that do not hold are the peer's doing (`Peer
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from enclave_cc.enclave.image import signature_policy
 from enclave_cc.errors import PeerError, foreign
+from enclave_cc.record import record
 from enclave_cc.wire.oci import media_type as media
 from enclave_cc.wire.oci.config import ImageConfig
 from enclave_cc.wire.oci.digest import Digest
@@ -23,7 +23,7 @@ from enclave_cc.wire.oci.signature import Signature
 from enclave_cc.wire.oci.signature_policy import SignaturePolicy
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TrustedLayer:
     """A layer that the signed manifest lists, and the digest of its tar stream that the signed config gives."""
 

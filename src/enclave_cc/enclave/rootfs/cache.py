@@ -158,8 +158,7 @@ class NodeCache:
         """JSON and encoded entries of an index entry, or None if there is none that is ours and whole."""
         path = self.directory / cache_files.INDEX / name
         try:
-            with path.open("rb") as file:
-                sealed = file.read(MAX_ENTRY_SIZE + 1)
+            sealed = cache_files.read_entry(path, MAX_ENTRY_SIZE + 1)
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import re
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,8 @@ from enclave_cc.errors import EnvironmentFault, PeerError, foreign
 BLOBS, INDEX, LEASES, TEMPORARY, LOCK = "blobs", "index", "leases", "tmp", "lock"
 GRACE = 60.0  # seconds after use in which an agent may be about to pin a file
 ABANDONED = 86400.0  # seconds after which a file in tmp/ is nobody's
+# What the host may have put in a file's place must neither lead elsewhere nor block (a FIFO does).
+OPEN_HOSTS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 LOCK_PATIENCE = 10.0  # seconds; who holds the lock lists a directory, no more
 
 _CONTAINER_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
@@ -45,7 +48,7 @@ def lease_path(root: Path, container_id: str) -> Path:
 def hold_lock(path: Path, kind: int, *, patience: float = LOCK_PATIENCE) -> Iterator[None]:
     """flock(2) on `path`, shared or exclusive. Raises `EnvironmentFault("deadline")` after `patience` seconds."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | OPEN_HOSTS, 0o600)
     except OSError as error:
         raise fault(error, path) from error
     try:
@@ -69,7 +72,7 @@ def pin(root: Path, container_id: str, blobs: Iterable[tuple[str, int]]) -> bool
     line = "".join(f"{name.removesuffix('.sealed')}\n" for name in names).encode()
     with hold_lock(root / LOCK, fcntl.LOCK_SH):
         try:
-            fd = os.open(lease_path(root, container_id), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            fd = os.open(lease_path(root, container_id), os.O_WRONLY | os.O_APPEND | os.O_CREAT | OPEN_HOSTS, 0o644)
             try:
                 os.write(fd, line)
             finally:
@@ -84,12 +87,20 @@ def are_present(root: Path, blobs: Iterable[tuple[str, int]]) -> bool:
     try:
         for name, size in blobs:
             path = root / BLOBS / name
-            if path.stat().st_size != size:
+            if path.lstat().st_size != size:
                 return False
             os.utime(path)
     except OSError:
         return False
     return True
+
+
+def read_entry(path: Path, limit: int) -> bytes:
+    """At most `limit` bytes of an index entry. Raises `OSError`."""
+    with os.fdopen(os.open(path, os.O_RDONLY | OPEN_HOSTS), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a file")
+        return file.read(limit)
 
 
 def write_entry(root: Path, name: str, content: bytes) -> None:

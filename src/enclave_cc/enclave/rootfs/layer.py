@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from enclave_cc.enclave.rootfs.entries import Entry, decode_entries
+from enclave_cc.record import record
 from enclave_cc.wire.sealed.descriptor import BlobDescriptor
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Layer:
     """Exists only for a layer of which digest, HMAC and diffID held. `digest` and `diff_id` are "sha256:..."."""
 

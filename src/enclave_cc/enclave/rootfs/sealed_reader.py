@@ -19,7 +19,7 @@ class SealedReader:
         self._path = directory / cache_files.BLOBS / descriptor.file_name
         self._held: tuple[int, bytes] = (-1, b"")  # the last block: reads are mostly in order
         try:
-            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = os.open(self._path, os.O_RDONLY | cache_files.OPEN_HOSTS)
         except OSError as error:
             raise cache_files.fault(error, self._path) from error
 

@@ -20,6 +20,7 @@ from enclave_cc.enclave.rootfs.tar_fields import broken
 from enclave_cc.errors import PeerError, foreign
 
 BLOCK: Final = 512
+MAX_XATTRS: Final = 1 << 26  # names and values of a whole layer; SELinux labels of 400,000 files are a third of it
 MAX_EXTENSION: Final = 1 << 20  # a pax header or long name; Go's archive/tar has the same limit
 
 # name mode uid gid size mtime checksum type linkname magic+version (uname gname) major minor prefix (rest)
@@ -50,7 +51,7 @@ class TarParser:
 
     __slots__ = (
         "_ended", "_entries", "_global", "_handle", "_held", "_long_link", "_long_name", "_offset", "_padding", "_pax",
-        "_skip", "_sparse_records", "_want", "_zero_seen",
+        "_skip", "_sparse_records", "_want", "_xattrs_left", "_zero_seen",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -63,6 +64,7 @@ class TarParser:
         self._handle: Callable[[bytes], None] = self._header
         self._zero_seen = self._ended = False
         self._global: Pax = {}
+        self._xattrs_left = MAX_XATTRS
         self._pax: Pax | None = None
         self._sparse_records: list[bytes] = []  # pax 0.0 repeats its keys, in order
         self._long_name = self._long_link = b""
@@ -185,6 +187,7 @@ class TarParser:
                 modified = fields.parse_pax_time(value)
             attributes = {k[len(_XATTR) :]: v for k, v in pax.items() if v and k.startswith(_XATTR)}
             if attributes:
+                self._take_xattrs(attributes)
                 xattrs = attributes
         if self._long_name or self._long_link:
             name, link = self._long_name or name, self._long_link or link
@@ -206,7 +209,7 @@ class TarParser:
             link = fields.clean_path(link)
         elif kind == kinds.SYMLINK:
             if not 0 < len(link) <= fields.MAX_PATH:
-                raise broken(f"target of the symbolic link {foreign(path)}")
+                raise broken("the target of a symbolic link is empty or too long")
             permissions = 0o777  # Linux knows no other
         else:
             link = b""
@@ -222,6 +225,12 @@ class TarParser:
             at = self._body(length)
             extents: tuple[Extent, ...] = ((at, length, 0),) if length else ()
             self._entries.append(entry._replace(size=length, extents=extents))
+
+    def _take_xattrs(self, attributes: Pax) -> None:
+        """Bounds them: a global header is short, and speaks of every file."""
+        self._xattrs_left -= sum(map(len, attributes)) + sum(map(len, attributes.values()))
+        if self._xattrs_left < 0 or max(map(len, attributes)) > fields.MAX_NAME:
+            raise broken("extended attributes too long")
 
     # extension headers
 

@@ -81,7 +81,7 @@ def clean_path(path: bytes) -> bytes:
                 parts.append(part)
         path = b"/".join(parts)
     if len(path) > MAX_NAME and (len(path) > MAX_PATH or max(map(len, path.split(b"/"))) > MAX_NAME):
-        raise broken(f"path too long: {foreign(path)}")
+        raise broken("a path is too long")
     return path
 
 

@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from enclave_cc.enclave.rootfs.entries import DIRECTORY, FILE, HARDLINK, NO_XATTRS, SYMLINK, Entry
-from enclave_cc.errors import PeerError, foreign
+from enclave_cc.errors import PeerError
+from enclave_cc.record import record
 
 MAX_INODES: Final = 1 << 22
 MAX_NAME: Final = 255
@@ -32,19 +32,8 @@ OPAQUE: Final = b".wh..wh..opq"
 _AUFS_METADATA: Final = b".wh..wh."
 
 _ROOT: Final = Entry(b"", DIRECTORY, 0o755)
-_HOST_XATTRS: Final = frozenset(
-    (
-        b"security.selinux",
-        b"system.nfs4_acl",
-        b"trusted.overlay.opaque",
-        b"trusted.overlay.redirect",
-        b"trusted.overlay.origin",
-        b"trusted.overlay.impure",
-        b"trusted.overlay.nlink",
-        b"trusted.overlay.upper",
-        b"trusted.overlay.metacopy",
-    )
-)
+_HOST_XATTRS: Final = frozenset((b"security.selinux", b"system.nfs4_acl"))
+_OVERLAY_XATTR: Final = b"trusted.overlay."  # all of them: newer kernels have more than umoci knows
 ACL_ACCESS: Final = b"system.posix_acl_access"
 ACL_DEFAULT: Final = b"system.posix_acl_default"
 _SETGID: Final = 0o2000
@@ -70,7 +59,7 @@ class Directory(Inode):
         self.children: dict[bytes, Inode] = {}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tree:
     root: Directory
 
@@ -95,6 +84,7 @@ def merge(layers: Sequence[Sequence[Entry]]) -> Tree:
 
 
 def _broken(what: str) -> PeerError:
+    # Without the name: what is in an encrypted layer is called is nothing for the host's log.
     return PeerError("layer-broken", what)
 
 
@@ -155,7 +145,7 @@ class _Layer:
 
     def _check_name(self, name: bytes) -> None:
         if name in (b"", b".", b"..") or len(name) > MAX_NAME:
-            raise _broken(f"file name {foreign(name)!r}")
+            raise _broken("a file name that Linux does not take")
         self._created += 1
 
     def _make_directory(self, entry: Entry, name: bytes) -> Directory:
@@ -196,7 +186,7 @@ class _Layer:
             if node is not None and node.entry.kind == SYMLINK:
                 links += 1
                 if links > MAX_SYMLINKS:
-                    raise _broken(f"too many symbolic links in {foreign(path)}")
+                    raise _broken("too many symbolic links in a path")
                 target = node.entry.link
                 if target[:1] == b"/":
                     names.clear()
@@ -221,12 +211,12 @@ class _Layer:
             child = node.children.get(name)
             if child is None:
                 if name.startswith(WHITEOUT):
-                    raise _broken(f"a file below a whiteout: {foreign(path)}")
+                    raise _broken("a file below a whiteout")
                 above = node.entry
                 mode, gid = (0o755 | _SETGID, above.gid) if above.mode & _SETGID else (0o755, 0)  # as mkdir(2)
                 child = node.children[name] = self._make_directory(Entry(b"", DIRECTORY, mode, 0, gid), name)
             elif not isinstance(child, Directory):
-                raise _broken(f"the parent of a file is not a directory: {foreign(path)}")
+                raise _broken("the parent of a file is not a directory")
             node = child
         return node, b"/".join(names)
 
@@ -236,7 +226,7 @@ class _Layer:
         parent = known[0] if known is not None else self._find(self._resolve(directory))
         target = parent.children.get(name) if isinstance(parent, Directory) else None
         if target is None or isinstance(target, Directory):
-            raise _broken(f"hard link to what is not a file: {foreign(entry.link)}")
+            raise _broken("a hard link to what is not a file")
         target.linked = True
         return target
 
@@ -258,7 +248,7 @@ class _Layer:
             return True
         name = name[len(WHITEOUT) :]
         if name in (b"", b".", b".."):
-            raise _broken(f"whiteout of {foreign(name)!r}")
+            raise _broken("a whiteout of nothing")
         if not isinstance(parent, Directory) or (target := parent.children.get(name)) is None:
             return True  # umoci, too, lets a whiteout find nothing
         resolved = b"/".join((*names, name))
@@ -292,7 +282,7 @@ def _with_kept_xattrs(entry: Entry) -> Entry:
     kind, mode = entry.kind, entry.mode
     kept: dict[bytes, bytes] = {}
     for name, value in entry.xattrs.items():
-        if name in _HOST_XATTRS:
+        if name in _HOST_XATTRS or name.startswith(_OVERLAY_XATTR):
             continue
         if name in (ACL_ACCESS, ACL_DEFAULT):
             if kind == SYMLINK or (name == ACL_DEFAULT and kind != DIRECTORY):

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import socket
 import time
-from dataclasses import replace
 from hmac import compare_digest
 
 from enclave_cc.crypto.kdf import aes_cmac
 from enclave_cc.crypto.secret import Secret
 from enclave_cc.errors import EnvironmentFault, PeerError, UsageError
+from enclave_cc.record import replace
 from enclave_cc.wire.sgx import cpu_socket
 from enclave_cc.wire.sgx.cpu_socket import EreportRequest, Op
 from enclave_cc.wire.sgx.report import REPORT_DATA_SIZE, KeyName, KeyRequest, Report, ReportBody, TargetInfo

@@ -6,18 +6,21 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from enclave_cc.errors import TABLE, EnclaveCcError, PeerError, UsageError, foreign
+from enclave_cc.host.sandbox.runc import wait_child
 
 _MESSAGE_LIMIT = 1 << 16
 
 
-def run_detached(supervise: Callable[[Callable[[str], None]], int]) -> int:
+def run_detached(supervise: Callable[[Callable[[str], None]], int], *, deadline: float) -> int:
     """Calls `supervise(on_running)` in a detached process; prints the id that it gives to `on_running`.
 
-    Raises the coded error with which `supervise` failed before. Signals that would end this command end the start.
+    Raises the coded error with which `supervise` failed before. Signals that would end this command end the start; it has
+    `deadline` seconds for that.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
     sys.stdout.flush()
@@ -27,6 +30,7 @@ def run_detached(supervise: Callable[[Callable[[str], None]], int]) -> int:
         os.close(reader)
         os._exit(_be_supervisor(supervise, writer))
     os.close(writer)
+    handlers = {number: signal.signal(number, _end) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         answer = b""
         while not answer.endswith(b"\n") and len(answer) < _MESSAGE_LIMIT:
@@ -34,13 +38,20 @@ def run_detached(supervise: Callable[[Callable[[str], None]], int]) -> int:
             if not part:
                 break
             answer += part
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGTERM)
+        wait_child(child, time.monotonic() + deadline)  # the pod is gone when we are
         raise
     finally:
         os.close(reader)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return _report(answer)
+
+
+def _end(number: int, _: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _report(answer: bytes) -> int:

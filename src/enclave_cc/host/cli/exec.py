@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_common(parser)
     parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input on")
     parser.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
-    parser.add_argument("-e", "--env", action="append", default=[], metavar="NAME=VALUE", help="set a variable")
+    parser.add_argument("-e", "--env", action="append", default=[], metavar="NAME[=VALUE]", help="set a variable")
     parser.add_argument("-u", "--user", metavar="USER[:GROUP]", help="user, by name or number")
     parser.add_argument("-w", "--workdir", metavar="DIR", help="working directory")
     parser.add_argument("pod", metavar="POD", help="id, beginning of an id, or name")
@@ -37,18 +37,19 @@ def run(arguments: argparse.Namespace) -> int:
     places = Directories.of(configuration)
     if not arguments.command:
         raise UsageError("usage", "there is no command")
-    if any("=" not in text[1:] for text in arguments.env):
+    variables = tuple(options.parse_variable(text) for text in arguments.env)
+    if any(text.startswith("=") for text in variables):
         raise UsageError("usage", "a variable is written as NAME=VALUE")
     directory = directories.find(places, arguments.pod)
     if directory.parent != places.pods:
         raise UsageError("wrong-state", f"pod {foreign(arguments.pod)} does not run")
     record = directories.read_json(directory / "pod.json")
     control = directory / "c" / directories.shorten(str(record.get("container", ""))) / "shared/control.sock"
-    rows, columns = get_size(0) if arguments.tty else (0, 0)
+    rows, columns = get_size(0 if arguments.interactive else 1) if arguments.tty else (0, 0)
     request = message.ExecRequest(
         id=secrets.token_hex(8),
         args=tuple(arguments.command),
-        env=tuple(arguments.env),
+        env=variables,
         cwd=arguments.workdir,
         user=arguments.user,
         terminal=arguments.tty,
@@ -82,16 +83,17 @@ def _attend(
     for number in (*_FORWARDED, signal.SIGWINCH):
         signal.signal(number, lambda *_: None)
     output = feed = None
-    raw = RawTerminal(0) if request.terminal and interactive else None
+    screen = 0 if interactive else 1
+    raw = RawTerminal(screen, keys=interactive) if request.terminal else None
     try:
+        if raw is not None:
+            raw.__enter__()
         if descriptors:
             output = Pump(os.dup(descriptors[0]), 1)
             output.start()
             if interactive:
                 feed = InputPump(0, descriptors[0])
                 feed.start()
-        if raw is not None:
-            raw.__enter__()
         poll = select.poll()
         poll.register(connection.fileno(), select.POLLIN)
         poll.register(reader, select.POLLIN)
@@ -99,7 +101,7 @@ def _attend(
             ready = [number for number, _ in poll.poll()]
             if reader in ready:
                 for caught in os.read(reader, 64):
-                    _forward(control, request, caught)
+                    _forward(control, request, caught, screen)
             if connection.fileno() in ready:
                 reply, _ = connection.receive(deadline=10.0)
                 if isinstance(reply, message.Exited):
@@ -115,12 +117,12 @@ def _attend(
             raw.__exit__()
 
 
-def _forward(control: Path, request: message.ExecRequest, number: int) -> None:
+def _forward(control: Path, request: message.ExecRequest, number: int, screen: int) -> None:
     ask: message.Request
     if number == signal.SIGWINCH:
         if not request.terminal:
             return
-        ask = message.ResizeRequest(*get_size(0), target=request.id)
+        ask = message.ResizeRequest(*get_size(screen), target=request.id)
     else:
         ask = message.SignalRequest(number, target=request.id)
     try:

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import time
-from pathlib import Path
+from contextlib import suppress
 
 from enclave_cc.errors import UsageError
 from enclave_cc.host.cli import options
@@ -30,33 +30,50 @@ def run(arguments: argparse.Namespace) -> int:
     places = Directories.of(options.load(arguments))
     directory = directories.find(places, arguments.pod)
     name = "agent.log" if arguments.agent else "boot.log" if arguments.boot else "output.log"
-    formatted = not arguments.agent and not arguments.boot
-    shown = 0
-    while True:
-        live = (places.pods / directory.name).exists()
-        path = records.find_log(places.pods / directory.name, name) or records.find_log(places.records / directory.name, name)
-        if path is None and not live:
-            if not directories.is_known(places, directory.name):
-                return 0  # removed while we followed
-            raise UsageError("not-found", f"pod {arguments.pod} left no {name}")
+    plain = arguments.agent or arguments.boot
+    reader: logs.LogReader | None = None
+    rest = b""
+    try:
+        while True:
+            live = (places.pods / directory.name).exists()
+            if reader is None:
+                reader = _open(places, directory.name, name)
+            if reader is None and not live:
+                if not directories.is_known(places, directory.name):
+                    return 0  # removed while we followed
+                raise UsageError("not-found", f"pod {arguments.pod} left no {name}")
+            if reader is not None:
+                rest = _show(rest + reader.read(), plain=plain, timestamps=arguments.timestamps)
+            if not arguments.follow or not live:
+                return 0
+            time.sleep(_INTERVAL)
+    finally:
+        if reader is not None:
+            reader.close()
+
+
+def _open(places: Directories, identifier: str, name: str) -> logs.LogReader | None:
+    """The live pod's log, else its record's."""
+    for place in (places.pods, places.records):
+        path = records.find_log(place / identifier, name)
         if path is not None:
-            shown = _show(path, shown, formatted=formatted, timestamps=arguments.timestamps)
-        if not arguments.follow or not live:
-            return 0
-        time.sleep(_INTERVAL)
+            with suppress(FileNotFoundError):  # the pod ends just now
+                return logs.LogReader(path)
+    return None
 
 
-def _show(path: Path, shown: int, *, formatted: bool, timestamps: bool) -> int:
-    """Prints the log from entry (or byte) `shown` on; how many there are now."""
-    if not formatted:
-        content = path.read_bytes()
-        _write(1, content[shown:])
-        return len(content)
-    number = 0
-    for number, (when, stream, text) in enumerate(logs.read_lines(path), 1):
-        if number > shown:
+def _show(data: bytes, *, plain: bool, timestamps: bool) -> bytes:
+    """Prints whole entries; what is behind the last one."""
+    if plain:
+        _write(1, data)
+        return b""
+    *lines, rest = data.split(b"\n")
+    for line in lines:
+        entry = logs.parse_line(line)
+        if entry is not None:
+            when, stream, text = entry
             _write(1 if stream == "stdout" else 2, (when.encode() + b" " if timestamps else b"") + text)
-    return max(number, shown)
+    return rest
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 
 from enclave_cc.errors import UsageError, foreign
@@ -24,6 +25,16 @@ def add_common(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
 def load(arguments: argparse.Namespace) -> Configuration:
     """Raises `UsageError("bad-config")`."""
     return configuration.load(arguments.config)
+
+
+def parse_variable(text: str) -> str:
+    """`NAME=VALUE`; a name alone takes this process's value. Raises `UsageError("usage")`."""
+    if "=" in text:
+        return text
+    value = os.environ.get(text)
+    if value is None:
+        raise UsageError("usage", f"the variable {foreign(text)} is not set here", "Write it as NAME=VALUE.")
+    return f"{text}={value}"
 
 
 def parse_size(text: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from enclave_cc.errors import UsageError
 from enclave_cc.host.cli import options
 from enclave_cc.host.sandbox import directories, ending
 from enclave_cc.host.sandbox.directories import Directories
@@ -21,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     configuration = options.load(arguments)
     places = Directories.of(configuration)
+    if not arguments.pods and not arguments.all:
+        raise UsageError("usage", "no pod is named", "Name one, or use --all.")
     chosen = [directories.find(places, word) for word in arguments.pods]
     if arguments.all:
         chosen += [

@@ -19,6 +19,8 @@ from enclave_cc.wire.launch import mounts
 from enclave_cc.wire.launch.overrides import Overrides
 from enclave_cc.wire.oci.reference import Reference
 
+LEAST_MEMORY = 32 << 20
+LEAST_PROCESSES = 16
 SIMULATED = "platform: simulated SGX (no protection against root)"
 
 
@@ -43,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--read-only", action="store_true", help="no writable layer over the image")
     parser.add_argument("--timings", type=Path, metavar="FILE", help="write when each stage of the start was reached, as JSON")
     parser.add_argument("image", metavar="IMAGE", help="HOST[:PORT]/REPOSITORY[:TAG][@DIGEST]")
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="CMD...", help="replaces the image's command")
+    command = parser.add_argument("command", nargs=argparse.REMAINDER, metavar="CMD...", help="replaces the image's command")
+    command.required = False  # argparse would name it as missing beside IMAGE
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -62,10 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
     except PeerError as error:  # "malformed", which here is the user's own word
         raise UsageError("usage", error.what) from error
     resources = Resources(
-        memory=options.parse_size(arguments.memory) if arguments.memory else 0,
+        memory=_check_memory(options.parse_size(arguments.memory) if arguments.memory else 0),
         cpus=_check_cpus(arguments.cpus),
-        processes=configuration.limits.processes if arguments.pids_limit is None else arguments.pids_limit,
+        processes=configuration.limits.processes if arguments.pids_limit is None else _check_processes(arguments.pids_limit),
     )
+    if arguments.timings is not None:
+        arguments.timings.touch()
     if arguments.detach and arguments.interactive:
         raise UsageError("usage", "-d and -i exclude each other")
 
@@ -75,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.detach:
         from enclave_cc.host.cli import detach
 
-        return detach.run_detached(supervise)
+        return detach.run_detached(supervise, deadline=configuration.deadlines.remove)
     return supervise(None)
 
 
@@ -88,11 +93,10 @@ def _supervise(
     volumes: list[Volume],
     on_running: Callable[[str], None] | None,
 ) -> int:
-    from dataclasses import replace
-
     from enclave_cc.host.cli.progress import Progress
     from enclave_cc.host.cli.timings import Timings
     from enclave_cc.host.sandbox.supervisor import Streams, Supervisor
+    from enclave_cc.record import replace
 
     timings = Timings() if arguments.timings is not None else None
     if timings is not None:
@@ -137,12 +141,13 @@ def make_overrides(arguments: argparse.Namespace, volumes: tuple[mounts.Volume, 
     return Overrides(
         args=tuple(arguments.command) or None,
         entrypoint=(arguments.entrypoint,) if arguments.entrypoint is not None else None,
-        env=tuple(_parse_variable(text) for text in arguments.env),
+        env=tuple(options.parse_variable(text) for text in arguments.env),
         cwd=arguments.workdir,
         user=arguments.user,
         hostname=arguments.hostname,
         volumes=volumes,
         files=files,
+        stdin=arguments.interactive,
         terminal=arguments.tty,
         read_only_root=arguments.read_only,
     )
@@ -160,13 +165,20 @@ def parse_volume(text: str, number: int) -> tuple[Volume, mounts.Volume]:
     return Volume(name, Path(source).resolve(), read_only), mounts.Volume(name, destination.rstrip("/") or "/", read_only)
 
 
-def _parse_variable(text: str) -> str:
-    if "=" in text:
-        return text
-    value = os.environ.get(text)
-    if value is None:
-        raise UsageError("usage", f"the variable {foreign(text)} is not set here", "Write it as NAME=VALUE.")
-    return f"{text}={value}"
+def _check_memory(size: int) -> int:
+    if 0 < size < LEAST_MEMORY:
+        raise UsageError(
+            "usage", f"--memory is below {LEAST_MEMORY >> 20}m, which boot init alone takes", "Give it more, or 0 for no limit."
+        )
+    return size
+
+
+def _check_processes(count: int) -> int:
+    if count != 0 and count < LEAST_PROCESSES:
+        raise UsageError(
+            "usage", f"--pids-limit is below {LEAST_PROCESSES}, which boot init alone takes", "Give it more, or 0 for no limit."
+        )
+    return count
 
 
 def _check_cpus(cpus: float) -> float:

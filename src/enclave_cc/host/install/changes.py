@@ -11,14 +11,15 @@ import base64
 import json
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from enclave_cc.errors import EnvironmentFault, UsageError, foreign
+from enclave_cc.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Status:
     """Of a file that is replaced."""
 
@@ -28,7 +29,7 @@ class Status:
     mtime_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Change:
     """`kind`: "directory" (made when absent), "link" (`after` is its target) or "file".
 

@@ -8,18 +8,18 @@ import re
 import subprocess
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from enclave_cc.errors import EnvironmentFault, UsageError, foreign
+from enclave_cc.record import record
 
 _DEADLINE = 30.0  # seconds that containerd may take to print something
 CRI = {1: "cri", 2: "io.containerd.grpc.v1.cri", 3: "io.containerd.cri.v1.runtime"}
 IMAGES = "io.containerd.cri.v1.images"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Containerd:
     """`version`: major and minor. `schema`: the version of its configuration files, 1 to 3."""
 

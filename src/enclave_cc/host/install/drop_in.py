@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from enclave_cc.errors import EnvironmentFault
 from enclave_cc.host.install import toml_text
 from enclave_cc.host.install.containerd import CRI, IMAGES, Containerd, merge
+from enclave_cc.record import record
 
 NAME = "enclave-cc"  # of the runtime handler and of the snapshotter
 RUNTIME_TYPE = "io.containerd.rune.v2"
 _ANNOTATIONS = ["enclave-cc.*"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Choice:
     """`socket`: the snapshotter's; `per_runtime`: ours for our handler only, instead of for the whole node."""
 

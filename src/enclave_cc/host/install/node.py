@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from enclave_cc.host.install import changes, drop_in, toml_text
 from enclave_cc.host.install import containerd as installed
 from enclave_cc.host.install.changes import Change
 from enclave_cc.host.sandbox.configuration import Configuration
+from enclave_cc.record import record
 
 SHIM = "containerd-shim-rune-v2"
 SNAPSHOTTER = "enclave-cc-snapshotter"
@@ -43,7 +43,7 @@ WantedBy=multi-user.target containerd.service
 """
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Site:
     """Where things go. `links`: a directory on containerd's PATH; `units`: systemd's, or None without systemd."""
 

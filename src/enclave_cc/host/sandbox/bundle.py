@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from enclave_cc.errors import PeerError, UsageError
+from enclave_cc.record import record
 
 if TYPE_CHECKING:
     from enclave_cc.wire.sgx.manifest import Manifest
@@ -15,28 +15,28 @@ if TYPE_CHECKING:
 ROLES = ("agent", "app")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Bundle:
-    """One bundle directory. `manifest` is what it was built as; what is measured is what lies on disk now."""
+    """One bundle directory: what its manifest says of it but the files. What is measured is what lies on disk now."""
 
     directory: Path
     role: str
-    manifest: bytes
     sigstruct: bytes
     debug: bool
     mr_enclave: str
     entrypoint: tuple[str, ...]
     environment: dict[str, str]
+    heap_size: int
 
     @property
     def root(self) -> Path:
         return self.directory / "rootfs"
 
-    def parse_manifest(self) -> Manifest:
-        """Raises `PeerError("malformed")`."""
+    def make_manifest(self) -> Manifest:
+        """The manifest without its files. Raises `PeerError("malformed")`."""
         from enclave_cc.wire.sgx.manifest import Manifest  # hashing: not before the containers are on their way
 
-        return Manifest.parse(self.manifest)
+        return Manifest(role=self.role, entrypoint=self.entrypoint, environment=self.environment, heap_size=self.heap_size)
 
 
 def read_bundle(directory: Path, role: str) -> Bundle:
@@ -56,6 +56,7 @@ def read_bundle(directory: Path, role: str) -> Bundle:
         claimed = json.loads(manifest)
         entrypoint = tuple(str(word) for word in claimed["entrypoint"])
         environment = {str(name): str(value) for name, value in claimed["environment"].items()}
+        heap_size = int(claimed["heap_size"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PeerError("malformed", f"the manifest of {directory} cannot be read", fix) from error
-    return Bundle(directory, role, manifest, sigstruct, debug, mr_enclave, entrypoint, environment)
+    return Bundle(directory, role, sigstruct, debug, mr_enclave, entrypoint, environment, heap_size)

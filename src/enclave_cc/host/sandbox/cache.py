@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-from enclave_cc.errors import EnvironmentFault, UsageError, foreign
+from enclave_cc.errors import UsageError, foreign
+from enclave_cc.host.sandbox.directories import lock_exclusively
+from enclave_cc.record import record
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _IN_USE_SECONDS = 60  # an agent may be about to pin what it has just used
 _STALE_SECONDS = 86400
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Blob:
     """A sealed blob: `size` in bytes on disk, `used` as Unix time, the containers that pin it."""
 
@@ -86,7 +86,10 @@ def remove_blobs(cache: Path, words: list[str], *, deadline: float) -> list[str]
         for word in words:
             found = [blob for blob in blobs if len(word) >= 4 and blob.id.startswith(word)]
             if len(found) != 1:
-                raise UsageError("not-found", f"{len(found)} blobs begin with {foreign(word)}", "Check with `enclave-cc image ls`.")
+                what = (
+                    f"{len(found) or 'no'} blobs begin with {foreign(word)}" if len(word) >= 4 else f"{foreign(word)} is too short"
+                )
+                raise UsageError("not-found", what, "Name a blob by 4 or more digits of its id in `enclave-cc image ls`.")
             if found[0].pinned_by:
                 raise UsageError("wrong-state", f"blob {found[0].id} is used by {found[0].pinned_by[0]}", "Remove that pod first.")
             chosen[found[0].id] = found[0]
@@ -107,15 +110,7 @@ def _locked(cache: Path, deadline: float) -> Iterator[None]:
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(cache / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        until = time.monotonic() + deadline
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise EnvironmentFault("deadline", f"the cache was busy for {deadline:g} s") from None
-                time.sleep(0.02)
+        lock_exclusively(descriptor, "the cache's blobs", deadline=deadline)
         yield
     finally:
         os.close(descriptor)

@@ -7,22 +7,24 @@ handed to the agent as init-data, whose hash the quote carries.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from enclave_cc.errors import UsageError, foreign
+from enclave_cc.record import field, fields, record
 
 DEFAULT_FILE = Path("/etc/enclave-cc/config.toml")
 _SUBNET = "10.88.77.0/24"
+TEES = ("refuse", "simulated")
 NETWORKS = ("host", "none", "pod")
 # Longest name below a pod's directory that a Unix socket is bound to; see unix(7): 108 bytes with the closing NUL.
 _SOCKET_TAIL = len("/pods/0123456789abcdef/c/0123456789abcdef/shared/control.sock")
 _SOCKET_LIMIT = 107
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Deadlines:
     """Seconds. Every wait of the engine ends by one of these."""
 
@@ -42,7 +44,7 @@ class Deadlines:
                 raise UsageError("bad-config", f"[deadlines] {item.name} is not a number of seconds up to a week")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Limits:
     """Bytes, CPUs and counts; 0 means unlimited."""
 
@@ -59,7 +61,7 @@ class Limits:
                 raise UsageError("bad-config", f"[limits] {item.name} is not a number of at least 0")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Network:
     """`default`: what `run` uses; `agent`: where the agent of a containerd pod is, in the pod's network or the node's; the
     rest is the bridge of `--network pod`.
@@ -77,17 +79,19 @@ class Network:
         if self.agent not in ("pod", "host"):
             raise UsageError("bad-config", "[network] agent is none of pod, host")
         try:
+            if not isinstance(self.subnet, str):
+                raise TypeError("no text")
             if self.subnet != _SUBNET:
                 import ipaddress  # 4 ms of every start
 
                 ipaddress.ip_network(self.subnet)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise UsageError("bad-config", "[network] subnet is not a network in CIDR form") from error
-        if not self.bridge or len(self.bridge) > 15:
+        if not isinstance(self.bridge, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}", self.bridge):
             raise UsageError("bad-config", "[network] bridge is not an interface name")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Configuration:
     """Everything that the node's engine is told. `source` is where it was read from, for messages."""
 
@@ -111,6 +115,8 @@ class Configuration:
         for name in ("state", "run", "agent_bundle", "app_bundle", "containerd_root"):
             if not getattr(self, name).is_absolute():
                 raise UsageError("bad-config", f"{self.source}: the path {name} is not absolute")
+        if self.tee not in TEES:
+            raise UsageError("bad-config", f"{self.source}: [platform] tee is none of {', '.join(TEES)}")
         if len(os.fsencode(self.run)) + _SOCKET_TAIL > _SOCKET_LIMIT:
             raise UsageError("bad-config", f"{self.source}: [paths] run is too long; Unix sockets lie below it")
 
@@ -132,7 +138,9 @@ def load(named: str | None = None) -> Configuration:
 
     try:
         document = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:  # tomllib's and Unicode's errors are ValueErrors
+    except OSError as error:
+        raise UsageError("bad-config", f"{path}: {error.strerror}") from error
+    except ValueError as error:  # tomllib's and Unicode's
         raise UsageError("bad-config", f"{path}: {foreign(error)}") from error
     return parse(document, str(path))
 
@@ -170,9 +178,17 @@ def parse(document: Mapping[str, Any], source: str) -> Configuration:
     if not isinstance(insecure, list) or not all(isinstance(host, str) for host in insecure):
         raise UsageError("bad-config", f"{source}: [registry] insecure is not a list of hosts")
     state = Path(text("paths", "state", "/var/lib/enclave-cc"))
+    if text("kbs", "url") and not text("kbs", "url").startswith("https://"):
+        raise UsageError("bad-config", f"{source}: [kbs] url does not begin with https://")
     certificate, authority = text("kbs", "certificate"), text("registry", "ca")
     network = dict(document.get("network", {}))
     network["cni_path"] = Path(text("network", "cni_path", "/usr/lib/cni"))
+    try:
+        deadlines = Deadlines(**document.get("deadlines", {}))
+        limits = Limits(**document.get("limits", {}))
+        checked = Network(**network)
+    except UsageError as error:
+        raise UsageError(error.code, f"{source}: {error.what}") from error
     return Configuration(
         state=state,
         run=Path(text("paths", "run", "/run/enclave-cc")),
@@ -185,8 +201,8 @@ def parse(document: Mapping[str, Any], source: str) -> Configuration:
         registry_ca=Path(authority) if authority else None,
         runc=text("runtime", "runc", "runc"),
         containerd_root=Path(text("containerd", "root", "/var/lib/containerd")),
-        deadlines=Deadlines(**document.get("deadlines", {})),
-        limits=Limits(**document.get("limits", {})),
-        network=Network(**network),
+        deadlines=deadlines,
+        limits=limits,
+        network=checked,
         source=source,
     )

@@ -13,13 +13,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-from enclave_cc.errors import UsageError, foreign
+from enclave_cc.errors import EnvironmentFault, UsageError, foreign
 from enclave_cc.host.sandbox.configuration import Configuration
+from enclave_cc.record import record
 
 ID_SIZE = 16
 
@@ -33,7 +34,7 @@ def shorten(identifier: str) -> str:
     return hashlib.sha256(identifier.encode()).hexdigest()[:ID_SIZE]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Directories:
     """Paths only; nothing is made but by `prepare`."""
 
@@ -119,6 +120,20 @@ class PodLock:
         os.close(self._descriptor)
 
 
+def lock_exclusively(descriptor: int, what: str, *, deadline: float) -> None:
+    """Waits for flock's exclusive lock. Raises `EnvironmentFault("deadline")`."""
+    until = time.monotonic() + deadline
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise EnvironmentFault("deadline", f"{what} were busy for {deadline:g} s") from None
+            time.sleep(0.02)
+        else:
+            return
+
+
 def claim_id(directories: Directories) -> tuple[str, PodLock]:
     """A new pod id, its lock held before its directory exists."""
     while True:
@@ -141,16 +156,19 @@ def claim_name(directories: Directories, name: str, identifier: str) -> Path:
     if not name or len(name) > 63 or not all(c.isascii() and (c.isalnum() or c in "_.-") for c in name) or not name[0].isalnum():
         raise UsageError("usage", f"{foreign(name)!r} is no pod name: 1 to 63 letters, digits, '_', '.', '-', no sign first")
     link = directories.names / name
-    while True:
-        try:
-            os.symlink(identifier, link)  # noqa: PTH211 - the target is an id, not a path
-        except FileExistsError:
-            holder = read_name(directories, name)
-            if holder is not None and is_known(directories, holder):
-                raise UsageError("already-exists", f"there is a pod named {name}") from None
-            link.unlink(missing_ok=True)
-        else:
-            return link
+    descriptor = os.open(directories.names, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        lock_exclusively(
+            descriptor, "the pods' names", deadline=10.0
+        )  # else two that find a dead pod's name would take it from each other
+        holder = read_name(directories, name)
+        if holder is not None and is_known(directories, holder):
+            raise UsageError("already-exists", f"there is a pod named {name}")
+        link.unlink(missing_ok=True)
+        os.symlink(identifier, link)  # noqa: PTH211 - the target is an id, not a path
+    finally:
+        os.close(descriptor)
+    return link
 
 
 def read_name(directories: Directories, name: str) -> str | None:
@@ -205,8 +223,13 @@ def read_json(path: Path) -> dict[str, object]:
 def write_json(path: Path, value: object) -> None:
     """Atomically: a reader sees the old or the new content."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(json.dumps(value, sort_keys=True))
-    scratch.rename(path)
+    try:
+        scratch.write_text(json.dumps(value, sort_keys=True))
+        scratch.rename(path)
+    except OSError:
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise
 
 
 def list_pods(directories: Directories) -> Iterator[tuple[Path, dict[str, object]]]:

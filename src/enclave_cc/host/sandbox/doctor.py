@@ -10,7 +10,6 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from enclave_cc.host.sandbox.configuration import Configuration
 from enclave_cc.host.sandbox.directories import Directories
 from enclave_cc.host.sandbox.runc import Stdio, run_program
 from enclave_cc.host.sandbox.spec import PAUSE_PROGRAM, own_capabilities
+from enclave_cc.record import record, replace
 
 _CLONE_NEWNS = 0x20000
 _MS_RDONLY, _MS_REC, _MS_PRIVATE = 1, 16384, 1 << 18
@@ -38,7 +38,7 @@ class Verdict(StrEnum):
     MISSING = "missing"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Finding:
     """One line of the report; `fix` only where there is something to do."""
 
@@ -102,7 +102,11 @@ def _check_runc(configuration: Configuration) -> Finding:
     output = os.memfd_create("version", os.MFD_CLOEXEC)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     try:
-        status = run_program([configuration.runc, "--version"], Stdio(null, output, null), os.environ, deadline=_PROGRAM_DEADLINE)
+        command = [configuration.runc, "--version"]
+        try:
+            status = run_program(command, Stdio(null, output, null), os.environ, deadline=_PROGRAM_DEADLINE)
+        except EnclaveCcError as error:
+            return Finding("runc", Verdict.MISSING, error.what, "apt-get install runc")
         os.lseek(output, 0, os.SEEK_SET)
         version = os.read(output, 4096).decode("utf-8", "replace").partition("\n")[0]
     finally:
@@ -185,14 +189,13 @@ def _check_cni(configuration: Configuration) -> Finding:
 
 def _check_bundle(role: str, directory: Path) -> Finding:
     """Every file is read: the measurement of what lies there is the one it was built with."""
-    from dataclasses import replace
 
     from enclave_cc.simulator.bundle import list_files
     from enclave_cc.wire.sgx import manifest
 
     check = f"{role} bundle"
     found = bundle.read_bundle(directory, role)
-    measured = manifest.measure(replace(found.parse_manifest(), files=list_files(found.root)).encode()).hex()
+    measured = manifest.measure(replace(found.make_manifest(), files=list_files(found.root)).encode()).hex()
     if measured != found.mr_enclave:
         fix = f"Build it again: enclave-cc bundle build {role} --out {directory}"
         return Finding(check, Verdict.MISSING, f"{directory} is not as built: it measures {measured}, not {found.mr_enclave}", fix)
@@ -206,7 +209,11 @@ def _check_kbs(configuration: Configuration) -> Finding:
         return Finding("kbs", Verdict.MISSING, "no KBS is configured", fix)
     from enclave_cc.transport.https import HttpsClient
 
-    pem = configuration.kbs_certificate.read_text() if configuration.kbs_certificate is not None else None
+    try:
+        pem = configuration.kbs_certificate.read_text() if configuration.kbs_certificate is not None else None
+    except (OSError, ValueError):
+        what = f"{configuration.kbs_certificate} is not a readable PEM file"
+        return Finding("kbs", Verdict.MISSING, what, f"Set [kbs] certificate in {configuration.source} to the owner's kbs.crt.")
     client = HttpsClient(configuration.kbs_url, certificate_pem=pem, deadline=configuration.deadlines.kbs)
     try:
         client.request("GET", "/kbs/v0/resource/default/doctor/doctor")  # refused without a token: that is an answer

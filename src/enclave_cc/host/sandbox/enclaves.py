@@ -43,6 +43,7 @@ class SimulatedEnclaves:
             self._service.start(listener)
         except OSError as error:
             raise EnvironmentFault("environment", f"the simulated CPU's socket: {error.strerror}") from error
+        self._service.prepare_quoting()  # while the agent loads
 
     def launch(self, container: str, bundle: Bundle, *, config_id: bytes = bytes(64)) -> str:
         """Measures the bundle as it lies on disk and launches it as this container's enclave; returns MRENCLAVE in hex.
@@ -53,7 +54,7 @@ class SimulatedEnclaves:
         cache_path = self._measurements.with_name(f"{self._measurements.stem}-{bundle.role}.json")
         cache = measuring.load_cache(cache_path)
         known = dict(cache)
-        manifest = measuring.actual_manifest(bundle.root, bundle.parse_manifest(), cache).encode()
+        manifest = measuring.actual_manifest(bundle.root, bundle.make_manifest(), cache).encode()
         if cache != known:
             measuring.save_cache(cache_path, cache)
         try:

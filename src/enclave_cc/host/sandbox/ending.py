@@ -14,9 +14,11 @@ from enclave_cc.host.sandbox import cgroups, control_client, directories, record
 from enclave_cc.host.sandbox.configuration import Configuration
 from enclave_cc.host.sandbox.directories import Directories, PodLock
 from enclave_cc.host.sandbox.reconcile import take_down_dead
+from enclave_cc.host.sandbox.states import State
 from enclave_cc.wire.control import message
 
 _INTERVAL = 0.01
+_GIVE_UP = 2.0  # seconds for a start to be given up in good order
 
 
 def stop(configuration: Configuration, directory: Path, *, grace: float) -> None:
@@ -41,6 +43,11 @@ def kill(configuration: Configuration, directory: Path) -> None:
     """Kills every process of the pod's containers and waits until it is taken down. Raises `EnvironmentFault("deadline")`."""
     identifier = directory.name
     until = time.monotonic() + configuration.deadlines.remove
+    record = directories.read_json(directory / "pod.json")
+    if record.get("state") in (State.CREATED, State.STARTING):
+        _signal_supervisor(record)  # it gives the start up, and does not take the deaths for the cause
+        if _wait(lambda: not is_live(configuration, directory), _GIVE_UP):
+            return
     while is_live(configuration, directory):
         for pid in cgroups.list_processes(identifier):
             with suppress(OSError):

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+
+from enclave_cc.record import field, record
 
 
 class Kind(StrEnum):
@@ -26,7 +27,7 @@ class Kind(StrEnum):
     NAME = "name"  # path: the pod's name
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Step:
     """One line; `details` by kind."""
 

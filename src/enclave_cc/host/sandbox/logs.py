@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from enclave_cc.errors import EnvironmentFault
@@ -53,12 +53,24 @@ class LogWriter:
         text = b"".join(head + line + b"\n" for line in lines)
         try:
             if self._limit and self._size + len(text) > self._limit:
-                os.close(self._descriptor)
-                self._path.replace(self._path.with_name(self._path.name + ".1"))
-                self._descriptor, self._size = self._open(), 0
-            self._size += os.write(self._descriptor, text)
-        except OSError:
+                self._turn_over()
+            if os.write(self._descriptor, text) == len(text):
+                self._size += len(text)
+            else:  # no line is left in half, which the next one would be taken for the end of
+                os.ftruncate(self._descriptor, self._size)
+        except (OSError, EnvironmentFault):
             return
+
+    def _turn_over(self) -> None:
+        older = self._path.with_name(self._path.name + ".1")
+        self._path.replace(older)
+        try:
+            fresh = self._open()
+        except EnvironmentFault:
+            older.replace(self._path)
+            raise
+        os.close(self._descriptor)
+        self._descriptor, self._size = fresh, 0
 
     def _open(self) -> int:
         try:
@@ -67,21 +79,41 @@ class LogWriter:
             raise EnvironmentFault("environment", f"the log {self._path}: {error.strerror}") from error
 
 
-def read_lines(path: Path) -> Iterator[tuple[str, str, bytes]]:
-    """(time, stream, text) of each entry, oldest first; the text has its newline unless the line was cut in parts."""
-    for file in (path.with_name(path.name + ".1"), path):
+class LogReader:
+    """Reads a log from its oldest entry on, then what is appended, also when it becomes `NAME.1` meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises `OSError` when there is no such log."""
+        self._path = path
+        self._file = path.open("rb")
+        self._start = b""
+        with suppress(FileNotFoundError):
+            self._start = path.with_name(path.name + ".1").read_bytes()
+
+    def read(self) -> bytes:
+        """What came since the last call."""
+        data, self._start = self._start + self._file.read(), b""
         try:
-            content = file.read_bytes()
-        except FileNotFoundError:
-            continue
-        for line in content.split(b"\n"):
-            entry = parse_line(line)
-            if entry is not None:
-                yield entry
+            moved = self._path.stat().st_ino != os.fstat(self._file.fileno()).st_ino
+            fresh = self._path.open("rb") if moved else None
+        except FileNotFoundError:  # between its move and the making of a new one, or at the pod's end
+            fresh = None
+        if fresh is not None:
+            data += self._file.read()  # what was appended between the two
+            self._file.close()
+            self._file = fresh
+            data += fresh.read()
+        return data
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def parse_line(line: bytes) -> tuple[str, str, bytes] | None:
-    """None for a line that was cut off while it was written."""
+    """(time, stream, text) of an entry; the text has its newline unless the line was cut in parts.
+
+    None for a line that was cut off while it was written.
+    """
     parts = line.split(b" ", 3)
     if len(parts) != 4 or parts[1] not in (b"stdout", b"stderr") or parts[2] not in (b"F", b"P"):
         return None

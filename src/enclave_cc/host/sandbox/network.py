@@ -1,11 +1,12 @@
 """The pod's network: the node's own, none, or a bridge made by the CNI plugins of Debian (CNI 1.0.0).
 
-The plugins run with CNI_NETNS naming the namespace that the pause container holds; it and its veth pair vanish with
-that container, the address lease is given back by DEL, which also works when the namespace is gone.
+The plugins run with CNI_NETNS naming the namespace that the pause container made. A mount holds it beyond that container:
+DEL gives the address back in any case, but removes its iptables rules only when it can look into the namespace.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 from collections.abc import Mapping
@@ -19,6 +20,15 @@ from enclave_cc.host.sandbox.runc import Stdio, run_program
 INTERFACE = "eth0"
 _NAME = "enclave-cc"
 _ANSWER_LIMIT = 1 << 20
+_MS_BIND = 4096
+
+
+def hold(namespace: str, place: Path) -> None:
+    """Binds a network namespace to the file `place`; it lives until that is unmounted. Raises `EnvironmentFault`."""
+    place.touch(mode=0o600)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(os.fsencode(namespace), bytes(place), None, ctypes.c_ulong(_MS_BIND), None) != 0:
+        raise EnvironmentFault("environment", f"holding the network namespace: {os.strerror(ctypes.get_errno())}")
 
 
 def attach(configuration: Configuration, container: str, netns: str) -> list[str]:
@@ -34,7 +44,7 @@ def attach(configuration: Configuration, container: str, netns: str) -> list[str
 
 def detach(configuration: Configuration, container: str, netns: str) -> None:
     """Gives the address back and removes the interface. What is gone already is no error. Raises `EnvironmentFault`."""
-    _call_plugin(configuration, "DEL", container, netns if netns and Path(netns).exists() else "")
+    _call_plugin(configuration, "DEL", container, netns if os.path.ismount(netns) else "")
 
 
 def make_configuration(configuration: Configuration) -> dict[str, Any]:

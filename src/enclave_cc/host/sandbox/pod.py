@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from enclave_cc.errors import EnclaveCcError, EnvironmentFault, UsageError
+from enclave_cc.errors import EnclaveCcError, EnvironmentFault, UsageError, explain_os_error
 from enclave_cc.host.sandbox import cgroups, directories, init_data, network, records, spec, takedown
 from enclave_cc.host.sandbox.bundle import Bundle, read_bundle
 from enclave_cc.host.sandbox.configuration import Configuration
@@ -25,13 +25,14 @@ from enclave_cc.host.sandbox.directories import Directories, PodLock
 from enclave_cc.host.sandbox.journal import Journal, Kind
 from enclave_cc.host.sandbox.runc import Runc, Stdio, become_subreaper
 from enclave_cc.host.sandbox.states import FINAL, Event, State, advance
+from enclave_cc.record import field, record
 from enclave_cc.simulator import listener
 
 if TYPE_CHECKING:
     from enclave_cc.host.sandbox.enclaves import SimulatedEnclaves
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class PodOptions:
     """`name`: unique on the node, the id when empty. `remove`: nothing is kept after the end.
 
@@ -47,7 +48,7 @@ class PodOptions:
     systemd: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class AppOptions:
     """What the host decides of one app container. `description` goes into the record, for people.
 
@@ -64,7 +65,7 @@ class AppOptions:
     generated: Mapping[str, Path] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Running:
     """A container's init: `pidfd` becomes readable when it ends; the pid is our child's and stays until waited for."""
 
@@ -102,6 +103,8 @@ class Pod:
         """Claims id and name, makes the directory. Raises `UsageError`, `EnvironmentFault`; then nothing is left."""
         if configuration.tee != "simulated":
             raise EnvironmentFault("tee-refused", f"the platform is {configuration.tee!r}")
+        if shutil.which(configuration.runc) is None:  # said before anything is made
+            raise EnvironmentFault("missing-tool", f"{configuration.runc} is not installed")
         become_subreaper()
         places = Directories.of(configuration)
         try:
@@ -111,7 +114,7 @@ class Pod:
             else:
                 identifier, lock = directories.claim_id(places)
         except OSError as error:
-            raise explain(error, f"the directories below {configuration.run} and {configuration.state}") from error
+            raise explain_os_error(error, f"the directories below {configuration.run} and {configuration.state}") from error
         pod = cls(configuration, identifier, lock, options)
         try:
             if options.identifier and pod.directory.exists():
@@ -123,7 +126,7 @@ class Pod:
             with suppress(EnclaveCcError):
                 pod._take_down(keep=False)
             if isinstance(error, OSError):
-                raise explain(error, f"the pod's directory {pod.directory}") from error
+                raise explain_os_error(error, f"the pod's directory {pod.directory}") from error
             raise
         return pod
 
@@ -143,10 +146,17 @@ class Pod:
         return self.container_directory(container) / "shared"
 
     def advance(self, event: Event, **members: object) -> None:
-        """Moves the pod's state and writes it down. Raises `UsageError("wrong-state")`."""
+        """Moves the pod's state and writes it down. Raises `UsageError("wrong-state")`.
+
+        On a full disk what others read stays behind; what runs, and its end, matter more. Only a start is refused.
+        """
         with self._guard:
             self._record |= {"state": str(advance(self.state, event)), **members}
-            directories.write_json(self.directory / "pod.json", self._record)
+            try:
+                directories.write_json(self.directory / "pod.json", self._record)
+            except OSError as error:
+                if event is Event.START:
+                    raise explain_os_error(error, f"the pod's directory {self.directory}") from error
 
     # --- sandbox
 
@@ -189,9 +199,10 @@ class Pod:
         hostname = self.options.hostname or self.id
         pause = self._start(container, lambda place: spec.make_pause(place, root, hostname=hostname, own_network=own_network), None)
         if own_network:
-            netns = f"/proc/{pause.pid}/ns/net"
-            self._note(Kind.NETWORK, container=container, netns=netns)
-            self.addresses = network.attach(self.configuration, container, netns)
+            netns = self.directory / "netns"
+            self._note(Kind.NETWORK, container=container, netns=str(netns))
+            network.hold(f"/proc/{pause.pid}/ns/net", netns)
+            self.addresses = network.attach(self.configuration, container, str(netns))
         return pause
 
     def start_bundle(self, container: str, bundle: Path, stdio: Stdio, *, group: str) -> Running:
@@ -457,11 +468,3 @@ class Pod:
                 os.waitpid(running.pid, os.WNOHANG)
         self._running = []
         self._lock.release(remove=True)
-
-
-def explain(error: OSError, where: str) -> EnvironmentFault:
-    """An error of the operating system, coded: "disk-full" where it is one."""
-    import errno
-
-    code = "disk-full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "environment"
-    return EnvironmentFault(code, f"{where}: {error.strerror}")

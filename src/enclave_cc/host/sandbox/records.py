@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +16,8 @@ LOG_NAMES = ("output.log", "output.log.1", "agent.log", "boot.log", "boot-output
 
 def keep(configuration: Configuration, directory: Path, record: Mapping[str, object]) -> None:
     """Copies record and logs of the live pod in `directory` to the records. A full disk keeps less, and is no error."""
+    import shutil  # here and below: 2 ms, and only the end of a pod needs it
+
     places = Directories.of(configuration)
     place = places.records / directory.name
     with suppress(OSError):
@@ -40,6 +41,8 @@ def find_log(directory: Path, name: str) -> Path | None:
 
 def remove(configuration: Configuration, identifier: str) -> None:
     """Forgets a record and its name. One that is not there is no error."""
+    import shutil
+
     places = Directories.of(configuration)
     name = str(directories.read_json(places.records / identifier / "pod.json").get("name", ""))
     shutil.rmtree(places.records / identifier, ignore_errors=True)

@@ -13,15 +13,15 @@ import os
 import select
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from enclave_cc.errors import EnclaveCcError, EnvironmentFault, foreign
+from enclave_cc.record import record
 
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Stdio:
     """File descriptors that the container's init gets as 0, 1 and 2."""
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from enclave_cc.host.sandbox import cgroups
+from enclave_cc.record import field, record
 
 VERSION = "1.0.2"
 PAUSE_PROGRAM = Path("/bin/busybox")
@@ -37,7 +37,7 @@ _APP_CAPABILITIES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Resources:
     """Limits of one container; 0 is none. `memory` in bytes, `cpus` in CPUs, `processes` as a count."""
 
@@ -46,7 +46,10 @@ class Resources:
     processes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+_UNLIMITED = Resources()
+
+
+@record
 class Volume:
     """A host path that boot init may show at the destination the statement names; `name` is the agreed name."""
 
@@ -55,7 +58,7 @@ class Volume:
     read_only: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Foundation:
     """What a container manager decided of a container's surroundings, in the place of what we would.
 
@@ -88,7 +91,7 @@ class Foundation:
             del spec["hostname"]  # runc refuses to set the name of a namespace that is not the container's own
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Place:
     """Where a container stands: pod and container ids, its bundle directory and the pod's `run/` directory."""
 
@@ -159,7 +162,7 @@ def make_app(
     hostname: str,
     network: str | Path,
     volumes: Sequence[Volume] = (),
-    resources: Resources = Resources(),
+    resources: Resources = _UNLIMITED,
 ) -> dict[str, Any]:
     """The app enclave. `network` is "host", "none", or the path of a network namespace to join."""
     namespaces: list[dict[str, str]] = [{"type": kind} for kind in ("pid", "mount", "ipc", "uts")]

@@ -79,10 +79,14 @@ class InputPump(threading.Thread):
 
 
 class RawTerminal:
-    """The user's terminal in raw mode, as long as this is entered; does nothing when `descriptor` is none."""
+    """The user's terminal in raw mode, as long as this is entered; does nothing when `descriptor` is none.
 
-    def __init__(self, descriptor: int) -> None:
+    Without `keys` only what is shown passes as it is: Ctrl-C stays a signal where nobody reads it as a key.
+    """
+
+    def __init__(self, descriptor: int, *, keys: bool = True) -> None:
         self._descriptor = descriptor
+        self._keys = keys
         self._saved: list[Any] | None = None
 
     def __enter__(self) -> RawTerminal:
@@ -91,7 +95,12 @@ class RawTerminal:
 
         if os.isatty(self._descriptor):
             self._saved = termios.tcgetattr(self._descriptor)
-            tty.setraw(self._descriptor)
+            if self._keys:
+                tty.setraw(self._descriptor)
+            else:
+                shown = termios.tcgetattr(self._descriptor)
+                shown[1] &= ~termios.OPOST
+                termios.tcsetattr(self._descriptor, termios.TCSADRAIN, shown)
         return self
 
     def __exit__(self, *_: object) -> None:

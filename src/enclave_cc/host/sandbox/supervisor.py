@@ -7,24 +7,26 @@ before `run` returns.
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from enclave_cc.errors import EnclaveCcError, EnvironmentFault, PeerError, UsageError, foreign
+from enclave_cc.errors import EnclaveCcError, EnvironmentFault, PeerError, UsageError, explain_os_error, foreign
 from enclave_cc.host.sandbox import control_client
 from enclave_cc.host.sandbox.logs import LogWriter
-from enclave_cc.host.sandbox.pod import AppOptions, Pod, Running, explain
+from enclave_cc.host.sandbox.pod import AppOptions, Pod, Running
 from enclave_cc.host.sandbox.runc import Stdio
 from enclave_cc.host.sandbox.states import Event
 from enclave_cc.host.sandbox.streams import InputPump, Pump, RawTerminal, get_size
+from enclave_cc.record import record
 from enclave_cc.wire.control import message
 from enclave_cc.wire.control.status import State as BootState
 from enclave_cc.wire.control.status import Status
@@ -34,9 +36,13 @@ if TYPE_CHECKING:
     from enclave_cc.wire.pb.agent import LayerProgress
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+# Seconds that a thread may compute while another waits: a thread that imports modules must not hold up one that a
+# process waits for. Python's 5 ms would be paid for each answer of a socket.
+SWITCH_INTERVAL = 0.0005
 _PROGRESS_INTERVAL = 0.2
 _STATUS_INTERVAL = 0.002
 _DRAIN_DEADLINE = 10.0
+_PAUSE_DELAY = 0.25
 
 
 class Watcher(Protocol):
@@ -60,7 +66,7 @@ class Watcher(Protocol):
         """Something that did not stop us."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Streams:
     """The watcher's own descriptors; None where there is nobody to read or write."""
 
@@ -69,8 +75,13 @@ class Streams:
     stderr: int | None = None
     terminal: bool = False
 
+    @property
+    def screen(self) -> int | None:
+        """The user's terminal, if it is one: where keys come from, else where output goes."""
+        return self.stdout if self.stdin is None else self.stdin
 
-@dataclass(frozen=True, slots=True)
+
+@record
 class Outcome:
     """How the workload ended. `error` says more when something of ours, or a limit, ended it."""
 
@@ -90,6 +101,7 @@ class Supervisor:
         self._deadlines = pod.configuration.deadlines
         self._agent: AgentClient | None = None
         self._pause: threading.Thread | None = None
+        self._ending = threading.Event()
         self._errors: list[EnclaveCcError] = []
         self._guard = threading.Lock()
         self._started: dict[str, Running] = {}
@@ -98,6 +110,7 @@ class Supervisor:
         self._boot_log: LogWriter | None = None
         self._master: int | None = None
         self._input: InputPump | None = None
+        self._raw: RawTerminal | None = None
         self._begun = False  # boot init has said that the workload runs
 
     def run(self) -> Outcome:
@@ -148,6 +161,9 @@ class Supervisor:
                 os.close(ended_writer)
 
         starter = threading.Thread(target=start, name="start", daemon=True)
+        gc.disable()  # a start imports much and frees nothing
+        switching = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_INTERVAL)
         starter.start()
         try:
             stopped = self._wait_start(signals, ended_reader)
@@ -155,6 +171,8 @@ class Supervisor:
             if not done.is_set():
                 self._pod.kill()  # the agent's death ends its calls
             starter.join()
+            gc.enable()
+            sys.setswitchinterval(switching)
             os.close(ended_reader)
         app = self._started.get("app")
         if stopped is not None and not self._begun:
@@ -171,24 +189,33 @@ class Supervisor:
         app = self._app
         self._watcher.reach("sandbox")
         self._open_logs()
-        work: list[Callable[[], None]] = [self._start_agent, self._start_app, self._serve_platform]
-        threads = [threading.Thread(target=self._guarded, args=(step,), name="start-step", daemon=True) for step in work]
-        for thread in threads:
-            thread.start()
-        from enclave_cc.host.sandbox.agent_client import AgentClient  # 20 ms, while runc works
+        starting = self._spawn(self._start_agent)
+        others = [self._spawn(self._serve_platform)]
+        try:
+            from enclave_cc.host.sandbox.agent_client import AgentClient  # while runc works
 
-        agent = self._agent = AgentClient(self._pod.agent_socket, deadline=self._deadlines.agent_start)
-        for thread in threads:
-            thread.join()
-        if self._errors:
-            return
-        self._watcher.reach("agent")
-        agent.wait(self._started["agent"].pidfd, deadline=self._deadlines.agent_start)
-        self._watcher.reach("pull")
-        self._pull(agent)
-        self._watcher.reach("create")
-        agent.create_container(app.container, app.image, self._overrides)
-        self._wait_running()
+            agent = self._agent = AgentClient(self._pod.agent_socket, deadline=self._deadlines.agent_start)
+            starting.join()
+            if self._errors:
+                return
+            # Behind the agent, which all else of the start waits for; boot init would soon wait for its keys.
+            others.append(self._spawn(self._start_app))
+            self._watcher.reach("agent")
+            agent.wait(self._started["agent"].pidfd, deadline=self._deadlines.agent_start)
+            self._watcher.reach("pull")
+            self._pull(agent)
+            self._watcher.reach("create")
+            agent.create_container(app.container, app.image, self._overrides)
+        finally:
+            for thread in others:
+                thread.join()
+        if not self._errors:
+            self._wait_running()
+
+    def _spawn(self, step: Callable[[], None]) -> threading.Thread:
+        thread = threading.Thread(target=self._guarded, args=(step,), name="start-step", daemon=True)
+        thread.start()
+        return thread
 
     def _serve_platform(self) -> None:
         self._pod.serve_platform([self._app.container])
@@ -211,11 +238,14 @@ class Supervisor:
                 os.close(descriptor)
 
     def _start_pause(self) -> None:
+        if self._ending.wait(_PAUSE_DELAY):  # a pod that is over by then has no use for it
+            return
         try:
             self._keep("pause", self._pod.start_pause())
         except (EnclaveCcError, OSError) as error:
             if not self._pod.is_killed():
-                self._watcher.warn(f"the pause container: {error}")
+                told = explain_os_error(error) if isinstance(error, OSError) else error
+                self._watcher.warn(f"the pause container: {told}")
 
     def _guarded(self, step: Callable[[], None]) -> None:
         try:
@@ -223,7 +253,7 @@ class Supervisor:
         except EnclaveCcError as error:
             self._fail(error)
         except OSError as error:
-            self._fail(explain(error, f"starting the pod: {error.filename or 'a system call'}"))
+            self._fail(explain_os_error(error, f"starting the pod: {error.filename or 'a system call'}"))
         except Exception as error:  # noqa: BLE001 - our bug; it must end the pod, not hang it
             self._fail(UsageError("internal", f"starting the pod: {type(error).__name__}: {foreign(error)}"))
 
@@ -346,21 +376,14 @@ class Supervisor:
         poll = select.poll()
         poll.register(signals, select.POLLIN)
         poll.register(app.pidfd, select.POLLIN)
-        raw = RawTerminal(self._streams.stdin) if self._streams.terminal and self._streams.stdin is not None else None
-        try:
-            if raw is not None:
-                raw.__enter__()
-            while True:
-                ready = [number for number, _ in poll.poll()]
-                if signals in ready:
-                    for number in _read_signals(signals):
-                        self._forward(number)
-                if app.pidfd in ready:
-                    break
-            self._drain()
-        finally:
-            if raw is not None:
-                raw.__exit__()
+        while True:
+            ready = [number for number, _ in poll.poll()]
+            if signals in ready:
+                for number in _read_signals(signals):
+                    self._forward(number)
+            if app.pidfd in ready:
+                break
+        self._drain()
         code = self._pod.wait_exit(app)
         status = self._read_status()
         if self._pod.count_oom_kills(app.container) and code in (137, status.exit_code if status else 137):
@@ -372,8 +395,8 @@ class Supervisor:
     def _forward(self, number: int) -> None:
         control = self._pod.shared(self._app.container) / "control.sock"
         if number == signal.SIGWINCH:
-            if self._streams.terminal and self._streams.stdin is not None:
-                rows, columns = get_size(self._streams.stdin)
+            if self._streams.terminal:
+                rows, columns = self._get_size()
                 self._ask(control_client.ask, control, message.ResizeRequest(rows, columns))
         elif number in FORWARDED:
             self._ask(control_client.ask, control, message.SignalRequest(number))
@@ -420,7 +443,7 @@ class Supervisor:
 
     def _fetch_terminal(self, control: Path) -> None:
         """Takes the workload's terminal from boot init, which starts the workload only then."""
-        rows, columns = get_size(self._streams.stdin) if self._streams.stdin is not None else (0, 0)
+        rows, columns = self._get_size()
         request = message.TerminalRequest(rows, columns)
         _, descriptors = control_client.ask(control, request, deadline=self._deadlines.app_start)
         if not descriptors:
@@ -428,10 +451,18 @@ class Supervisor:
         self._master, *others = descriptors
         for other in others:
             os.close(other)
+        screen = self._streams.screen
+        if screen is not None:  # before the first byte comes
+            self._raw = RawTerminal(screen, keys=self._streams.stdin is not None)
+            self._raw.__enter__()
         log = self._log
         pump = Pump(os.dup(self._master), self._streams.stdout, None if log is None else _observer(log, "stdout"))
         pump.start()
         self._pumps.append(pump)
+
+    def _get_size(self) -> tuple[int, int]:
+        screen = self._streams.screen
+        return get_size(screen) if screen is not None else (0, 0)
 
     def _pump_input(self) -> None:
         if self._streams.terminal and self._streams.stdin is not None and self._master is not None:
@@ -451,8 +482,11 @@ class Supervisor:
             pump.join(max(0.0, until - time.monotonic()))
 
     def _close(self) -> None:
+        self._ending.set()
         self._pod.kill()  # nobody writes any more
         self._drain()
+        if self._raw is not None:
+            self._raw.__exit__()
         if self._agent is not None:
             self._agent.close()
         if self._pause is not None:

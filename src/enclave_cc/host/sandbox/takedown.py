@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-import shutil
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -60,6 +59,8 @@ def kill_orphaned_runc(configuration: Configuration, directory: Path) -> None:
 
 def remove_directory(directory: Path) -> None:
     """Removes a pod's directory. What is mounted below it is unmounted, never followed. Raises `EnvironmentFault`."""
+    import shutil  # 2 ms; a start does without
+
     _unmount_below(directory)
     shutil.rmtree(directory, ignore_errors=True)
     if directory.exists():

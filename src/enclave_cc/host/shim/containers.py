@@ -13,7 +13,6 @@ import time
 from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from enclave_cc.errors import EnclaveCcError, EnvironmentFault, UsageError, fore
 from enclave_cc.host.shim.processes import Exit, Process
 from enclave_cc.host.shim.states import Event, State
 from enclave_cc.host.shim.stdio import Names, Streams
+from enclave_cc.record import record
 from enclave_cc.wire.pb import shim_events, task
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from enclave_cc.host.shim.sandbox import Sandbox
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Asked:
     """What the request to create a task said. `spec`: the bundle's OCI specification."""
 

@@ -6,18 +6,18 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from enclave_cc.errors import EnvironmentFault, UsageError
 from enclave_cc.host.shim import states
 from enclave_cc.host.shim.states import Event, State
 from enclave_cc.host.shim.stdio import Names, Streams
+from enclave_cc.record import record
 from enclave_cc.wire.pb import shim_events, task
 
 UNKNOWN_EXIT = 255
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Exit:
     """`at`: nanoseconds since 1970."""
 

@@ -12,12 +12,12 @@ import signal
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from enclave_cc.errors import EnclaveCcError, EnvironmentFault, UsageError, foreign
 from enclave_cc.host.sandbox import runc
 from enclave_cc.host.sandbox.runc import Stdio
+from enclave_cc.record import record
 
 if TYPE_CHECKING:
     from enclave_cc.host.sandbox.streams import InputPump
@@ -27,7 +27,7 @@ _NONBLOCK = 2  # SPLICE_F_NONBLOCK
 _READY, _LOGGER_STREAMS = 5, (3, 4)  # descriptors of a logging program, by containerd's convention
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Names:
     """As in the request; empty where there is none. With a terminal, stderr is unused."""
 

@@ -7,13 +7,13 @@ owner's launch policy; what only bounds it (control group, resources, namespaces
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from enclave_cc.errors import PeerError, UsageError, foreign
 from enclave_cc.host.sandbox import image_user
 from enclave_cc.host.sandbox.spec import Foundation, Volume
+from enclave_cc.record import record
 from enclave_cc.wire.launch import mounts
 from enclave_cc.wire.launch.overrides import Overrides
 
@@ -30,7 +30,7 @@ _GENERATED = {place: name for name, place in mounts.GENERATED_FILES.items()}
 _JOINED = ("network", "ipc", "uts")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Workload:
     """One container: `image` as it is pulled, and the host's and the enclave's side of its start."""
 

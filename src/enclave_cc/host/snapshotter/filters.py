@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from enclave_cc.errors import UsageError, foreign
+from enclave_cc.record import record
 from enclave_cc.wire.pb.snapshots import Kind
 
 _LIMIT = 64 << 10  # characters of one filter
@@ -28,7 +28,7 @@ _ESCAPE = re.compile(r"\\(?:([abfnrtv\\'\"/|])|([0-7]{3})|x([0-9a-fA-F]{2})|u([0
 _SIMPLE = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Subject:
     """What a filter looks at."""
 

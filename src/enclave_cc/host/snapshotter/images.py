@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from enclave_cc.errors import PeerError
+from enclave_cc.record import record
 from enclave_cc.wire.oci.config import CONFIG_LIMIT, ImageConfig
 from enclave_cc.wire.oci.digest import Digest
 from enclave_cc.wire.oci.manifest import Manifest, parse_manifest
@@ -27,7 +27,7 @@ def chain_ids(diff_ids: Sequence[Digest]) -> tuple[str, ...]:
     return tuple(chain)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Image:
     """One manifest and what its configuration says. `user`: the USER of the image, `chain`: ids of its layers' stacks."""
 

@@ -15,16 +15,16 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from enclave_cc.errors import EnvironmentFault, foreign
+from enclave_cc.record import record
 from enclave_cc.wire.pb.snapshots import Kind, Mount
 
 _BLOCK = 512  # bytes; the unit of st_blocks
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Usage:
     """`size`: bytes on disk."""
 

@@ -12,10 +12,10 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from enclave_cc.errors import EnvironmentFault, UsageError, foreign
+from enclave_cc.record import record
 from enclave_cc.wire.pb.snapshots import Kind
 
 _SCHEMA = """
@@ -44,7 +44,7 @@ _COLUMNS = "s.id, s.name, coalesce(p.name, ''), s.kind, s.created, s.updated, s.
 _FROM = "FROM snapshot s LEFT JOIN snapshot p ON p.id = s.parent"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Snapshot:
     """`parent`: a name, or "". Times are nanoseconds since the epoch."""
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from enclave_cc import console
+from enclave_cc.errors import UsageError
 from enclave_cc.owner.kbs.client import AdminClient
 from enclave_cc.owner.kbs.directory import DIRECTORY_HELP
+from enclave_cc.owner.reference import values
+from enclave_cc.owner.reference.values import ReferenceValue
+
+LIST_LIMIT = 10_000  # what the KBS answers at once
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if not 1 <= arguments.limit <= LIST_LIMIT:
+        raise UsageError("usage", f"--limit is 1 to {LIST_LIMIT}")
     client = AdminClient.from_directory(arguments.kbs)
     if arguments.id is None:
         rows = client.list_decisions(outcome=None if arguments.all else "deny", limit=arguments.limit)
@@ -34,27 +42,63 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         console.print_value(decision)
     else:
-        _print_decision(decision)
+        _print_decision(decision, _describe_known(client.list_reference_values()))
     return 0
 
 
-def _print_decision(decision: Mapping[str, Any]) -> None:
+def _describe_known(known: Sequence[ReferenceValue]) -> dict[str, str]:
+    """Measurements that the owner has named, in words."""
+    described = {}
+    for entry in known:
+        if isinstance(entry.value, str):
+            words = values.describe(entry.source) or entry.name
+            if entry.expires is not None and entry.expires <= time.time():
+                words += f"; EXPIRED {_show_time(entry.expires)}"
+            described[entry.value] = words
+    return described
+
+
+def _print_decision(decision: Mapping[str, Any], known: Mapping[str, str]) -> None:
     what = decision.get("resource") or f"attestation of {decision.get('tee')}"
-    print(f"{decision['outcome']} {what} at {_show_time(decision['at'])}, code {decision.get('code') or '-'}")
+    verb = {"deny": "denied", "allow": "allowed"}.get(decision["outcome"], decision["outcome"])
+    code = f" ({decision['code']})" if decision.get("code") else ""
+    print(f"{verb} {what} at {_show_time(decision['at'])}{code}")
     for attester in decision.get("attester") or decision.get("evidence") or ():
-        print("  attester " + ", ".join(f"{name} {value}" for name, value in attester.items()))
+        shown = {name: value for name, value in attester.items() if name != "name" and value is not None}
+        print(
+            f"  to {attester.get('name', 'an attester')}: " + ", ".join(f"{name} {_show(value)}" for name, value in shown.items())
+        )
     for reason in decision.get("reasons") or ():
-        _print_reason(reason, "  ")
+        _print_reason(reason, "  ", known)
 
 
-def _print_reason(reason: Mapping[str, Any], indent: str) -> None:
-    print(f"{indent}{reason['claim']}: found {_show(reason['found'])}, expected {_show(reason['expected'])}")
-    print(f"{indent}  by {reason['rule']}")
-    for name in ("nearest", "advice"):
-        if reason.get(name):
-            print(f"{indent}  {name}: {_show(reason[name])}")
+def _print_reason(reason: Mapping[str, Any], indent: str, known: Mapping[str, str]) -> None:
+    print(f"{indent}{reason['claim']}")
+    expected = reason["expected"]
+    found = [reason["found"]]
+    for label, items in (("found", found), ("expected", expected if isinstance(expected, list) else [expected])):
+        for number, item in enumerate(items):
+            words = known.get(item) if isinstance(item, str) else None
+            begin = label if number == 0 else "or"
+            print(f"{indent}  {begin:<9} {_show(item)}" + (f"  ({words})" if words else ""))
+        if not items:
+            print(f"{indent}  {label:<9} (nothing is named)")
+    print(f"{indent}  {'rule':<9} {reason['rule']}")
+    if reason.get("nearest"):
+        print(f"{indent}  {'nearest':<9} {_show_nearest(reason['nearest'], known)}")
+    if reason.get("advice"):
+        print(f"{indent}  {'to do':<9} {reason['advice']}")
     for inner in reason.get("because") or ():
-        _print_reason(inner, indent + "  ")
+        _print_reason(inner, indent + "  ", known)
+
+
+def _show_nearest(nearest: object, known: Mapping[str, str]) -> str:
+    if not isinstance(nearest, Mapping):
+        return _show(nearest)
+    if "how" not in nearest:
+        return ", ".join(f"{name} {_show(value)}" for name, value in nearest.items())
+    words = values.describe(nearest.get("source") or {}) or known.get(str(nearest.get("value")), "")
+    return f"{nearest['how']}: {_show(nearest.get('value'))}" + (f" ({words})" if words else "")
 
 
 def _show(value: object) -> str:

@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     into_layout = arguments.destination.startswith("oci:")
     target = Reference("localhost", "image") if into_layout else parse_target(arguments.destination)
     image = sources.load_image(sources.open_source(arguments.source, connect), arguments.platform)
-    registry_options.warn_platforms(image.platforms, arguments.platform)
+    registry_options.check_platform(image, arguments.platform)
     kek = find_kek(arguments, target)
     with tempfile.TemporaryDirectory(prefix="enclave-cc-encrypt-") as staging:
         prepared = encrypt.encrypt_image(image, kek, layers=arguments.layers, staging=Path(staging), progress=progress)

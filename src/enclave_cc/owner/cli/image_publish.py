@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     key = sign.read_key(arguments.sign_key) if arguments.sign_key else sign.read_or_make_key(directory / "signing.key")
     connect = registry_options.make_connect(arguments)
     image = sources.load_image(sources.open_source(arguments.source, connect), arguments.platform)
-    registry_options.warn_platforms(image.platforms, arguments.platform)
+    registry_options.check_platform(image, arguments.platform)
     request = publish.Request(target, key, key_path, arguments.layers, allow, arguments.replace_signer)
     published = publish.publish_image(
         image,

@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     target = parse_target(arguments.reference)
     connect = registry_options.make_connect(arguments)
     image = sources.load_image(sources.open_source(arguments.source, connect), arguments.platform)
-    registry_options.warn_platforms(image.platforms, arguments.platform)
+    registry_options.check_platform(image, arguments.platform)
     prepared = encrypt.copy_image(image)
     registry = connect(target.registry)
     digest = push.push_image(registry, target, prepared, registry_options.make_progress(arguments))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from enclave_cc.owner.kbs import directory
 
@@ -24,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     made = directory.create(
-        Path(directory.KbsDirectory.locate(arguments.directory).path), listen=arguments.listen, hostnames=arguments.hostname
+        directory.KbsDirectory.locate(arguments.directory).path.absolute(), listen=arguments.listen, hostnames=arguments.hostname
     )
     print(f"made {made.path}; nodes pin {made.certificate}; start it with: enclave-cc kbs serve --dir {made.path}")
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
+import time
 from datetime import UTC, datetime
 
 from enclave_cc import console
@@ -13,6 +13,7 @@ from enclave_cc.owner.cli.resource import read_input
 from enclave_cc.owner.kbs.client import AdminClient
 from enclave_cc.owner.kbs.directory import DIRECTORY_HELP
 from enclave_cc.owner.reference import values
+from enclave_cc.record import replace
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +70,7 @@ def _list(client: AdminClient, *, as_json: bool) -> None:
         row = value.to_json()
         if not as_json:
             expires = None if value.expires is None else datetime.fromtimestamp(value.expires, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            row |= {"value": _show(value.value), "expires": expires, "source": _show(dict(value.source) or None)}
+            row |= {"value": _show(value.value), "expires": expires, "source": values.describe(value.source) or None}
         rows.append(row)
     console.print_rows(rows, ("name", "value", "expires", "source"), as_json=as_json)
 
@@ -97,4 +98,7 @@ def _parse_time(text: str) -> int:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
         raise UsageError("usage", f"{text!r} is neither a date nor an RFC 3339 time") from error
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    end = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    if end <= time.time():
+        raise UsageError("usage", f"{text} is past", "To stop accepting a value, remove it with `enclave-cc refvals rm`.")
+    return end

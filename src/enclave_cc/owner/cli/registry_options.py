@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from enclave_cc.errors import PeerError, UsageError
-from enclave_cc.owner.publish.sources import Connect
+from enclave_cc.owner.publish.sources import Connect, SourceImage
 from enclave_cc.transport.registry import Registry
 from enclave_cc.wire.oci.auth import AuthFile
 from enclave_cc.wire.oci.manifest import LINUX_AMD64, Platform
@@ -21,7 +21,7 @@ def add_registry_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--insecure", action="store_true", help="speak plain HTTP with the registries of this command")
     parser.add_argument("--ca", type=Path, metavar="FILE", help="trust these CAs too (PEM)")
     parser.add_argument("--auth-file", type=Path, metavar="FILE", help="registry credentials, as docker and podman keep them")
-    parser.add_argument("--deadline", type=float, default=60.0, metavar="SECONDS", help="per request (default 60)")
+    parser.add_argument("--deadline", type=_read_deadline, default=60.0, metavar="SECONDS", help="per request (default 60)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -57,10 +57,25 @@ def make_progress(arguments: argparse.Namespace) -> Callable[[str], None]:
     return lambda line: print(line, file=sys.stderr)
 
 
-def warn_platforms(others: tuple[str, ...], taken: Platform) -> None:
-    """Says which platforms of a multi-platform source were left out."""
-    if others:
-        print(f"note: only {taken} is taken; the source also has {', '.join(others)}. Choose with --platform.", file=sys.stderr)
+def check_platform(image: SourceImage, wanted: Platform) -> None:
+    """Says which platforms of a multi-platform source were left out. Raises `PeerError("unsupported-image")` for an image
+    that is for another platform than was meant.
+    """
+    found = image.config.platform
+    if (found.os, found.architecture) != (wanted.os, wanted.architecture):
+        raise PeerError(
+            "unsupported-image", f"the source is for {found}, not {wanted}", "Name the platform that is meant with --platform."
+        )
+    if image.platforms:
+        left = ", ".join(image.platforms)
+        print(f"note: only {wanted} is taken; the source also has {left}. Choose with --platform.", file=sys.stderr)
+
+
+def _read_deadline(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds <= 86400:
+        raise argparse.ArgumentTypeError("not a number of seconds up to a day")
+    return seconds
 
 
 def _read_platform(text: str) -> Platform:
@@ -73,7 +88,7 @@ def _read_platform(text: str) -> Platform:
 def _find_auth(given: Path | None) -> AuthFile | None:
     """`--auth-file`, else the first of $REGISTRY_AUTH_FILE, podman's and docker's files that exists."""
     if given is not None:
-        return AuthFile.parse(_read_text(given).encode())
+        return _read_auth(given)
     places = [
         Path(os.environ["REGISTRY_AUTH_FILE"]) if "REGISTRY_AUTH_FILE" in os.environ else None,
         Path(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")) / "containers/auth.json",
@@ -81,8 +96,15 @@ def _find_auth(given: Path | None) -> AuthFile | None:
     ]
     for place in places:
         if place is not None and place.is_file():
-            return AuthFile.parse(_read_text(place).encode())
+            return _read_auth(place)
     return None
+
+
+def _read_auth(path: Path) -> AuthFile:
+    try:
+        return AuthFile.parse(_read_text(path).encode())
+    except PeerError as error:
+        raise UsageError("bad-config", f"{path} is not an auth.json of docker or podman") from error
 
 
 def _read_text(path: Path) -> str:

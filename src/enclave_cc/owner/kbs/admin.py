@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from enclave_cc.crypto.jws import SigningKey, VerifyKey
 from enclave_cc.errors import PeerError, foreign
+from enclave_cc.record import record
 
 TOKEN_LIFETIME = 300  # seconds
 AUDIENCE = "KBS"
 ISSUER = "enclave-cc"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Administrator:
     """Somebody whose token was verified and whose role covers the path. Only `authorize` makes one."""
 

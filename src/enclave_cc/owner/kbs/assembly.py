@@ -51,6 +51,7 @@ def assemble(directory: KbsDirectory, config: KbsConfig, *, log_stream: IO[str] 
             references=references,
             resources=resources,
             decisions=DecisionLog(database, log),
+            identities=directory.read_identities(),
         )
         routes = Routes(broker, gate, resources, references, policies, roots, log)
         yield KbsServer(routes, Limits(config.request_deadline, config.body_limit), context)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from enclave_cc.crypto import jwe
@@ -25,9 +24,11 @@ from enclave_cc.owner.policy import appraisal, defaults, rego, release
 from enclave_cc.owner.policy.reasons import Reason
 from enclave_cc.owner.reference.values import ReferenceSource
 from enclave_cc.owner.resources.store import ResourceStore
+from enclave_cc.record import record
 from enclave_cc.wire.rcar import binding, messages, token
 from enclave_cc.wire.rcar.initdata import InitData
 from enclave_cc.wire.rcar.uri import ResourcePath
+from enclave_cc.wire.sgx.certification import parse_pem_certificates
 
 
 class Denied(PeerError):
@@ -39,7 +40,7 @@ class Denied(PeerError):
         self.decision = decision
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class KeyBroker:
     """The service itself; every part can be another implementation. Safe for many threads."""
 
@@ -50,6 +51,7 @@ class KeyBroker:
     references: ReferenceSource
     resources: ResourceStore
     decisions: DecisionLog
+    identities: frozenset[bytes] = frozenset()  # DER of the certificates that attesters may know this KBS by
     now: Callable[[], float] = time.time
 
     def warm_up(self) -> None:
@@ -76,11 +78,12 @@ class KeyBroker:
 
         1. The session exists, and its challenge was not answered before. An accepted session keeps its token.
         2. The message parses, and repeats the session's nonce.
-        3. Each piece of evidence verifies, and binds nonce, TEE key and init-data.
-        4. The attestation policy gives a trustworthiness vector. A bad vector is no refusal: the token says it, and
+        3. The init-data makes the attester trust this KBS and no other.
+        4. Each piece of evidence verifies, and binds nonce, TEE key and init-data.
+        5. The attestation policy gives a trustworthiness vector. A bad vector is no refusal: the token says it, and
            the release policy decides.
 
-        Raises `PeerError("unauthenticated")` (1), `PeerError("malformed")` (2), `Denied` (2-4).
+        Raises `PeerError("unauthenticated")` (1), `PeerError("malformed")` (2), `Denied` (2-5).
         """
         # 1
         session = self.sessions.take_challenge(session_id)
@@ -94,8 +97,11 @@ class KeyBroker:
         try:
             # 3
             init_data = None if attestation.init_data is None else InitData.parse(attestation.init_data.body)
-            verified = self._verify(session, attestation, init_data)
+            if init_data is not None:
+                self._check_audience(init_data)
             # 4
+            verified = self._verify(session, attestation, init_data)
+            # 5
             appraisals = [self._appraise(evidence, attestation, init_data) for evidence in verified]
         except (PeerError, UsageError) as error:
             reason = Reason("evidence", error.what, "evidence that verifies", f"evidence of {session.tee}", advice=error.fix)
@@ -104,6 +110,26 @@ class KeyBroker:
         accepted = self.sessions.accept(session_id, self.tokens.issue(appraisals))
         self.decisions.allow("attest", tee=session.tee, evidence=[_summarize(name, each) for name, each in appraisals])
         return accepted
+
+    def _check_audience(self, init_data: InitData) -> None:
+        """Raises `PeerError("quote-refused")` for an attester that would believe another server.
+
+        Such a server could pass our challenge on, and then answer the attester with policies of its own and, since
+        both would have one TEE key, with our resources.
+        """
+        named = init_data.find_kbs_certificate()
+        if named is None:
+            return
+        try:
+            certificates = parse_pem_certificates(named.replace("\r\n", "\n").strip().encode() + b"\n")
+        except PeerError:
+            certificates = []
+        if not certificates or not self.identities.issuperset(certificates):
+            raise PeerError(
+                "quote-refused",
+                "the attester's init-data pins a certificate that is not this KBS's: it may be answered by somebody else",
+                "Give the node this KBS's kbs.crt, whole and alone, as [kbs] certificate.",
+            )
 
     def _verify(self, session: Session, attestation: messages.Attestation, init_data: InitData | None) -> list[VerifiedEvidence]:
         key = attestation.tee_public_key

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from enclave_cc.errors import UsageError
 from enclave_cc.owner.kbs.directory import KbsDirectory, split_listen
+from enclave_cc.record import record
 
 KNOWN_TEES = ("sgx", "sample")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class KbsConfig:
     """Seconds and bytes where numbers; see the comments in the file that `kbs init` writes."""
 

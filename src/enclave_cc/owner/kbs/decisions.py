@@ -12,19 +12,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import IO, Any
 
 from enclave_cc.errors import UsageError, foreign
 from enclave_cc.owner.policy.reasons import Reason
 from enclave_cc.owner.resources.database import Database
+from enclave_cc.record import record
 
 # Anybody can make the KBS deny something; the oldest rows go, so that nobody can fill its disk.
 KEPT = 100_000
 _TRIM_EVERY = 256
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Decision:
     """One decision. `outcome` is "allow" or "deny"; `stage` is "attest" or "release"."""
 

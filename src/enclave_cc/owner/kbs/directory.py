@@ -17,15 +17,16 @@ import shutil
 import time
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from enclave_cc.crypto import self_signed
 from enclave_cc.crypto.jws import SigningKey, VerifyKey
 from enclave_cc.crypto.secret import Secret
-from enclave_cc.errors import EnvironmentFault, UsageError
+from enclave_cc.errors import EnvironmentFault, PeerError, UsageError
 from enclave_cc.owner.resources.database import Database
+from enclave_cc.record import record
+from enclave_cc.wire.sgx.certification import parse_pem_certificates
 
 ENVIRONMENT = "ENCLAVE_CC_KBS"
 DIRECTORY_HELP = "default: $ENCLAVE_CC_KBS, else ~/.config/enclave-cc/kbs"
@@ -34,7 +35,7 @@ _CERTIFICATE_YEARS = 10
 _YEAR = 365 * 24 * 3600
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class KbsDirectory:
     """Paths of one directory; nothing is read before it is asked for."""
 
@@ -90,6 +91,13 @@ class KbsDirectory:
 
     def read_certificate(self, name: str = "kbs.crt") -> str:
         return self._read(name).decode("ascii", "replace")
+
+    def read_identities(self) -> frozenset[bytes]:
+        """DER of what clients pin: the certificates in kbs.crt. Raises `UsageError("bad-config")`."""
+        try:
+            return frozenset(parse_pem_certificates(self._read("kbs.crt").replace(b"\r\n", b"\n").strip() + b"\n"))
+        except PeerError as error:
+            raise UsageError("bad-config", f"{self.certificate} holds something else than PEM certificates") from error
 
     def read_toml(self, path: Path) -> dict[str, Any]:
         try:

@@ -7,14 +7,14 @@ import binascii
 import hmac
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from enclave_cc.errors import PeerError
+from enclave_cc.record import record
 from enclave_cc.wire.rcar import canonical
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class VerifiedEvidence:
     """Claims that a verifier vouches for, in the form attestation policies read.
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from enclave_cc.errors import UsageError, foreign
 from enclave_cc.owner.resources.database import Database
 from enclave_cc.owner.verifier.roots import INTEL, TrustedRoot, intel_root
+from enclave_cc.record import record
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StoredCollateral:
     """A QuoteCollateralV3 document of a root, for one FMSPC (hex) and PCK CA ("platform" or "processor")."""
 

@@ -10,7 +10,6 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Any
 
@@ -27,13 +26,14 @@ from enclave_cc.owner.policy.release import Request as ReleaseRequest
 from enclave_cc.owner.reference import values as reference
 from enclave_cc.owner.reference.store import ReferenceStore
 from enclave_cc.owner.resources.store import ResourceStore
+from enclave_cc.record import field, record
 from enclave_cc.wire.rcar import canonical, messages
 from enclave_cc.wire.rcar.uri import ResourcePath
 
 JSON, BYTES, XML = "application/json", "application/octet-stream", "text/xml"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HttpRequest:
     """What the HTTP layer read. `path` is raw: no percent-decoding, no dot removal."""
 
@@ -45,7 +45,7 @@ class HttpRequest:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HttpAnswer:
     status: int = 200
     body: bytes = b""
@@ -62,7 +62,7 @@ class PathUnknown(UsageError):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Routes:
     """The service behind HTTP. Safe for many threads."""
 

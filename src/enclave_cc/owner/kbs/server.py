@@ -18,6 +18,7 @@ from aiohttp import web
 
 from enclave_cc.errors import EnvironmentFault, PeerError
 from enclave_cc.owner.kbs.routes import HttpAnswer, HttpRequest, Routes, problem_answer
+from enclave_cc.record import record
 from enclave_cc.wire.rcar import messages
 
 HANDSHAKE_SECONDS = 10.0
@@ -27,7 +28,7 @@ MAX_CONNECTIONS = 2048
 _WORKERS = min(32, (os.cpu_count() or 1) + 2)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Limits:
     """`request_deadline`: seconds for a request to come in whole, and for a connection to stay idle."""
 
@@ -67,7 +68,12 @@ class KbsServer:
             )
         except OSError as error:
             await self._runner.cleanup()
-            raise EnvironmentFault("environment", f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+            number = error.errno or 0  # asyncio's own words repeat the address; name resolution's numbers are negative
+            raise EnvironmentFault(
+                "environment",
+                f"cannot listen on {host}:{port}: {os.strerror(number) if number > 0 else error.strerror}",
+                "Choose another address with --listen.",
+            ) from error
         await loop.run_in_executor(self._pool, self.routes.broker.warm_up)
         bound = self._server.sockets[0].getsockname()
         shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]

@@ -8,16 +8,16 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Protocol
 
 from enclave_cc.errors import PeerError
+from enclave_cc.record import record, replace
 from enclave_cc.wire.rcar import messages
 
 MAX_SESSIONS = 100_000
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Session:
     """`id` is a bearer secret (the cookie); `token` is there once the attester was accepted."""
 

@@ -34,8 +34,8 @@ class SgxVerifier:
         1. The evidence holds a quote whose root the owner trusts, and there is collateral for its platform.
         2. The quote verifies (`verifier.quote.verify_quote`).
         3. REPORTDATA is the session's: nonce, TEE key and additional evidence, padded with zeros.
-        4. CONFIGID is the digest of the init-data that came along, padded. Without init-data it is not judged here;
-           policies see it as `init_data`.
+        4. CONFIGID is the digest of the init-data that came along, padded; without init-data it is zero, so that an
+           enclave which was configured shows what with.
         """
         # 1
         quote = messages.parse_sgx_evidence(evidence)
@@ -57,7 +57,7 @@ class SgxVerifier:
         if not hmac.compare_digest(claims.body.report_data, binding.pad(report_data)):
             raise PeerError("quote-refused", "the quote binds another nonce, key or additional evidence than this session's")
         # 4
-        if init_data_digest is not None and claims.body.config_id != binding.pad(init_data_digest):
+        if claims.body.config_id != binding.pad(init_data_digest or b""):
             raise PeerError("quote-refused", "CONFIGID is not the digest of the init-data that was sent")
         return VerifiedEvidence(
             tee="sgx",

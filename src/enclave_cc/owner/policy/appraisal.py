@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from enclave_cc.errors import UsageError
 from enclave_cc.owner.policy import rego
 from enclave_cc.owner.reference.values import ReferenceSource
+from enclave_cc.record import record
 from enclave_cc.wire.rcar import token
 
 TRUST_CLAIMS = "data.policy.trust_claims"
 EXTENSIONS = "data.policy.extensions"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Appraisal:
     """The judgement of one piece of evidence: what becomes a submodule of the token."""
 

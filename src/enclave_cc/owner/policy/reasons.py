@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from enclave_cc.owner.reference.values import MR_ENCLAVE, MR_SIGNER, ReferenceSource, ReferenceValue
+from enclave_cc.record import record
 from enclave_cc.wire.rcar import token
 
 # What the default attestation policy accepts without a reference value.
 DEFAULT_TCB_STATUS = ("UpToDate", "SWHardeningNeeded")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reason:
     """One finding: which claim, what was expected, what came nearest, which rule, what to do; and what lies behind."""
 
@@ -143,27 +142,33 @@ def _explain_measurement(body: Mapping[str, Any], references: ReferenceSource) -
 
 
 def _nearest(measured: Mapping[str, Any], accepted: Sequence[ReferenceValue]) -> dict[str, Any] | None:
-    """The accepted measurement that says most about what happened: a build by the same signer, of the same product,
-    else the one with the longest common beginning (a mistyped value)."""
+    """The accepted measurement whose origin has most in common with the evidence; None when none has anything.
 
-    def rank(entry: ReferenceValue) -> tuple[int, int]:
-        same = [
+    Digests that look alike have nothing in common.
+    """
+
+    def compare(entry: ReferenceValue) -> tuple[bool, bool, bool]:
+        return (
             entry.source.get("mr_signer") == measured["mr_signer"],
             _little_endian(entry.source.get("isv_prod_id")) == measured["isv_prod_id"],
             _little_endian(entry.source.get("isv_svn")) == measured["isv_svn"],
-        ]
-        return sum(same), _common_prefix(str(entry.value), str(measured["mr_enclave"]))
+        )
 
     if not accepted:
         return None
-    best = max(accepted, key=rank)
-    same, prefix = rank(best)
-    alike = "another build of the same product and signer" if same == 3 else f"{prefix} hex digits alike"
-    return {"value": best.value, "how": alike, "source": dict(best.source)}
-
-
-def _common_prefix(a: str, b: str) -> int:
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+    best = max(accepted, key=compare)
+    match compare(best):
+        case (True, True, True):
+            how = "another build of the same product and signer"
+        case (True, True, False):
+            how = "another version of the same product and signer"
+        case (True, False, _):
+            how = "another product of the same signer"
+        case (False, True, _):
+            how = "the same product by another signer"
+        case _:
+            return None
+    return {"value": best.value, "how": how, "source": dict(best.source)}
 
 
 def _little_endian(number: object) -> str | None:

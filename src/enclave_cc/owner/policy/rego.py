@@ -10,12 +10,12 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import regorus
 
 from enclave_cc.errors import UsageError
+from enclave_cc.record import record
 
 MAX_TEXT = 1024 * 1024
 _ENGINES_KEPT = 32  # per thread
@@ -23,7 +23,7 @@ _ENGINES_KEPT = 32  # per thread
 Lookup = Callable[[str], Any]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Policy:
     """A policy that compiles. `id` and `version` say which one decided."""
 
@@ -45,7 +45,7 @@ class Policy:
         return hashlib.sha384(self.text.encode()).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Evaluation:
     """What the rules gave (None: undefined, or no such rule) and which reference values were asked for."""
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from enclave_cc.owner.policy import reasons, rego
 from enclave_cc.owner.reference.values import ReferenceSource
+from enclave_cc.record import field, record
 
 ALLOW = "data.policy.allow"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Request:
     """What is asked for: plugin, path behind it, query."""
 
@@ -27,7 +28,7 @@ class Request:
         return "/".join((self.plugin, *self.segments))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Permit:
     """The policy allows it. Only `decide` makes one."""
 
@@ -35,7 +36,7 @@ class Permit:
     policy: rego.Policy
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Denial:
     """The policy does not allow it. `code` is public and speaks of the attester's own evidence only."""
 
@@ -59,7 +60,7 @@ def decide(policy: rego.Policy, claims: Mapping[str, Any], request: Request, ref
     ]
     root = reasons.Reason(
         claim=str(request),
-        found=f"allow = {allowed!r}",
+        found=f"allow = {json.dumps(allowed)}",
         expected="allow = true",
         rule=f"{ALLOW} of release policy {policy.id} version {policy.version}",
         advice="" if because else "the evidence is good; the policy itself does not allow this path: enclave-cc policy get release",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from enclave_cc.crypto.layer import LayerCipher, LayerEncrypter
@@ -17,6 +16,7 @@ from enclave_cc.crypto.secret import Secret
 from enclave_cc.errors import PeerError, UsageError
 from enclave_cc.owner.publish import compression, files
 from enclave_cc.owner.publish.sources import SourceImage
+from enclave_cc.record import record
 from enclave_cc.wire.oci import media_type as media
 from enclave_cc.wire.oci.digest import Digest
 from enclave_cc.wire.oci.encryption import KeyPacket, LayerEncryption, LayerKey, PrivateOptions, PublicOptions
@@ -27,7 +27,7 @@ Opener = Callable[[], Iterable[bytes]]
 Progress = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Kek:
     """The key encryption key of an image: 32 bytes, and the `kbs://` URI under which the KBS holds it."""
 
@@ -35,7 +35,7 @@ class Kek:
     key: Secret
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PreparedImage:
     """An image ready to be written to a registry or a layout: its documents, and how to read each blob."""
 

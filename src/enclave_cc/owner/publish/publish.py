@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from enclave_cc.crypto.signing_key import SigningKey
 from enclave_cc.owner.publish import encrypt, push, registration, sign
 from enclave_cc.owner.publish.sources import SourceImage
+from enclave_cc.record import record
 from enclave_cc.transport.registry import Registry
 from enclave_cc.wire.oci.digest import Digest
 from enclave_cc.wire.oci.manifest import Manifest
@@ -17,7 +17,7 @@ from enclave_cc.wire.oci.reference import Reference
 from enclave_cc.wire.rcar.uri import ResourcePath
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Request:
     """What the owner wants: which layers encrypted (`all` or numbers), what a host may override (None: as it is)."""
 
@@ -29,7 +29,7 @@ class Request:
     replace_signer: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Published:
     """What came of it; `manifest` is the one that the registry serves."""
 
@@ -50,28 +50,35 @@ def publish_image(
     lock_directory: Path,
     progress: Callable[[str], None],
 ) -> Published:
-    """Publishes, in an order that leaves no image in the registry which cannot run:
+    """Publishes, in an order in which the tag never means an image that cannot run:
 
-    1. register the KEK in the KBS;
-    2. encrypt the chosen layers (ciphertext only touches the disk);
-    3. push blobs and manifest;
-    4. read the manifest back and check that each chosen layer is encrypted and opens to what it was;
-    5. sign the digest;
-    6. make the KBS's policies ask for that signature and allow the overrides.
+    1. check all that can be checked: layers, overrides, the signer, the registry;
+    2. register the KEK in the KBS;
+    3. encrypt the chosen layers (ciphertext only touches the disk);
+    4. push blobs and manifest, by digest;
+    5. read the manifest back and check that each chosen layer is encrypted and opens to what it was;
+    6. sign the digest;
+    7. make the KBS's policies ask for that signature and allow the overrides;
+    8. tag it: until here the tag means what it meant before.
 
-    Raises what these raise; what is left behind then is a key without an image, or an image that no policy accepts.
+    Raises what these raise; what is left behind then is a key without an image, or an image without a tag.
     """
-    registration.check_overrides(request.allow)
-    kek = registration.register_kek(store, request.key_path or registration.choose_key_path(request.target))  # 1
+    registration.check_overrides(request.allow)  # 1
+    encrypt.select_layers(request.layers, len(image.manifest.layers))
+    registration.check_signer(store, request.target, request.signing_key.public, replace=request.replace_signer)
+    registry.find_manifest(request.target.repository, request.target.target)
+    kek = registration.register_kek(store, request.key_path or registration.choose_key_path(request.target))  # 2
     progress(f"key {kek.uri}: in the KBS")
     with tempfile.TemporaryDirectory(prefix="enclave-cc-publish-") as staging:
-        prepared = encrypt.encrypt_image(image, kek, layers=request.layers, staging=Path(staging), progress=progress)  # 2
-        digest = push.push_image(registry, request.target, prepared, progress)  # 3
-        manifest = push.read_back(registry, request.target, prepared)  # 4
+        prepared = encrypt.encrypt_image(image, kek, layers=request.layers, staging=Path(staging), progress=progress)  # 3
+        pinned = request.target.with_digest(prepared.digest)
+        digest = push.push_image(registry, pinned, prepared, progress)  # 4
+        manifest = push.read_back(registry, pinned, prepared)  # 5
         encrypt.check_encryption(image, prepared, manifest, kek)
     progress(f"read back {digest}: {len(prepared.encrypted)} of {len(manifest.layers)} layers encrypted, each opens")
-    sign.sign_image(registry, request.target, digest, request.signing_key)  # 5
-    with registration.lock_policies(lock_directory):  # 6
+    sign.sign_image(registry, request.target, digest, request.signing_key)  # 6
+    with registration.lock_policies(lock_directory):  # 7
         registration.register_signer(store, request.target, request.signing_key.public, replace=request.replace_signer)
         registration.register_overrides(store, request.target, request.allow)
+    push.tag_image(registry, request.target, prepared)  # 8
     return Published(request.target, digest, manifest, prepared.encrypted, kek.uri, request.signing_key.public.key_id)

@@ -17,7 +17,7 @@ _WORKERS = 3
 
 
 def push_image(registry: Registry, target: Reference, image: PreparedImage, progress: Callable[[str], None]) -> Digest:
-    """Pushes blobs, then the manifest under the target's tag (default `latest`); returns the manifest's digest.
+    """Pushes blobs, then the manifest: under the target's digest, else its tag. Returns the manifest's digest.
 
     Raises what registries raise.
     """
@@ -31,7 +31,12 @@ def push_image(registry: Registry, target: Reference, image: PreparedImage, prog
         for _ in pool.map(push_layer, {layer.digest: layer for layer in image.manifest.layers}.values()):
             pass
     registry.push_blob(repository, image.manifest.config.digest, Body.of(image.config_bytes))
-    return registry.push_manifest(repository, target.tag or "latest", image.manifest_bytes, image.manifest.media_type)
+    return tag_image(registry, target, image)
+
+
+def tag_image(registry: Registry, target: Reference, image: PreparedImage) -> Digest:
+    """Pushes the manifest of an image whose blobs are there. Raises what registries raise."""
+    return registry.push_manifest(target.repository, target.target, image.manifest_bytes, image.manifest.media_type)
 
 
 def read_back(registry: Registry, target: Reference, image: PreparedImage) -> Manifest:
@@ -42,7 +47,7 @@ def read_back(registry: Registry, target: Reference, image: PreparedImage) -> Ma
 
     Raises `PeerError`: "digest-mismatch", "registry-failed".
     """
-    data, kind, digest = registry.get_manifest(target.repository, target.tag or "latest")
+    data, kind, digest = registry.get_manifest(target.repository, target.target)
     if digest != image.digest:  # 1
         raise PeerError("digest-mismatch", f"{target.registry} serves another manifest than was pushed")
     manifest = parse_manifest(data, kind)

@@ -74,8 +74,8 @@ def register_kek(store: ResourceStore, path: ResourcePath) -> Kek:
     return Kek(path.uri, Secret(found))
 
 
-def register_signer(store: ResourceStore, image: Reference, key: PublicKey, *, replace: bool = False) -> None:
-    """Makes the signature policy ask for a signature by `key` on images of this repository; rejects others by default.
+def check_signer(store: ResourceStore, image: Reference, key: PublicKey, *, replace: bool = False) -> dict[str, Any] | None:
+    """The signature policy that is to be stored for `key`; None when the present one asks for it already.
 
     Raises `UsageError("already-exists")` when the policy asks for another key's there, unless `replace`.
     """
@@ -88,11 +88,22 @@ def register_signer(store: ResourceStore, image: Reference, key: PublicKey, *, r
     scopes = policy.setdefault("transports", {}).setdefault("docker", {})
     present = scopes.get(image.name)
     if present == [wanted]:
-        return
+        return None
     if present is not None and not replace:
         what = f"the signature policy already says something else about {image.name}"
         raise UsageError("already-exists", what, "Sign with the key it names, or replace it with --replace-signer.")
     scopes[image.name] = [wanted]
+    return policy
+
+
+def register_signer(store: ResourceStore, image: Reference, key: PublicKey, *, replace: bool = False) -> None:
+    """Makes the signature policy ask for a signature by `key` on images of this repository; rejects others by default.
+
+    Raises as `check_signer`.
+    """
+    policy = check_signer(store, image, key, replace=replace)
+    if policy is None:
+        return
     data = json.dumps(policy, indent=1, sort_keys=True).encode()
     SignaturePolicy.parse(data)  # never store what the agent would refuse
     store.set_resource(SIGNATURE_POLICY, data)

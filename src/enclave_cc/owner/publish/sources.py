@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from enclave_cc.errors import PeerError, UsageError, foreign
 from enclave_cc.owner.publish import files
+from enclave_cc.record import record
 from enclave_cc.transport.registry import Registry
 from enclave_cc.wire.oci import media_type as media
 from enclave_cc.wire.oci.config import CONFIG_LIMIT, ImageConfig
@@ -45,7 +45,7 @@ class Source(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SourceImage:
     """One image for one platform out of a source, with every document checked against its descriptor."""
 

@@ -14,7 +14,6 @@ import hashlib
 import json
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import enclave_cc
@@ -22,6 +21,7 @@ from enclave_cc.crypto.rsa3072 import SigningKey
 from enclave_cc.errors import EnvironmentFault, UsageError
 from enclave_cc.owner.reference import bundle_bytecode, bundle_closure, bundle_python, bundle_wheels
 from enclave_cc.owner.reference.bundle_tree import BundleTree
+from enclave_cc.record import record
 from enclave_cc.wire.sgx import manifest as enclave_manifest
 from enclave_cc.wire.sgx import sigstruct
 from enclave_cc.wire.sgx.identity import EnclaveIdentity
@@ -46,7 +46,7 @@ _SIGSTRUCT_DATE = 20250101  # fixed: the day of a build must not change its byte
 _CA_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class BundleInputs:
     """What a bundle is built from. `app` is the app bundle that an agent accepts; without it, any app of the signer."""
 

@@ -7,17 +7,17 @@ manifest, and order is by path. That is what makes the same inputs give the same
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from enclave_cc.errors import UsageError
+from enclave_cc.record import record
 
 DIRECTORY_MODE = 0o755
 FILE_MODE = 0o644
 PROGRAM_MODE = 0o755
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Node:
     """A regular file (`content`), a symbolic link (`target`) or, with neither, a directory."""
 

@@ -10,21 +10,22 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from enclave_cc.errors import PeerError, foreign
+from enclave_cc.record import field, record
 from enclave_cc.wire.rcar import canonical
 
 MR_ENCLAVE = "sgx_mr_enclave"
 MR_SIGNER = "sgx_mr_signer"
 APP_MR_ENCLAVE = "sgx_app_mr_enclave"
 
+LAST_SECOND = 253402300799  # of the year 9999, the last that can be shown
 _NAME = re.compile(r"[\x21-\x7e]{1,256}\Z")
 _HEX_32 = re.compile(r"[0-9a-f]{64}\Z")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ReferenceValue:
     """One value under a name.
 
@@ -57,9 +58,22 @@ class ReferenceValue:
         if not isinstance(value, Mapping) or "value" not in value:
             raise PeerError("malformed", "a reference value is not an object with a value")
         expires, member, source = value.get("expires"), value.get("member", True), value.get("source", {})
-        if not (expires is None or type(expires) is int) or not isinstance(member, bool) or not isinstance(source, Mapping):
+        if not isinstance(member, bool) or not isinstance(source, Mapping):
             raise PeerError("malformed", "a reference value has a member of another type")
+        if expires is not None and (type(expires) is not int or not 0 <= expires <= LAST_SECOND):
+            raise PeerError("malformed", "a reference value expires at no time in seconds")
         return cls(canonical.take_text(value, "name", "the reference value"), value["value"], member, expires, dict(source))
+
+
+def describe(source: Mapping[str, Any]) -> str:
+    """Where a value came from, in words; empty when nothing is known."""
+    if "bundle" not in source:
+        return ", ".join(f"{name} {value}" for name, value in sorted(source.items()))
+    words = [f"{source['bundle']} bundle"]
+    words += [f"{label} {source[name]}" for name, label in (("isv_prod_id", "product"), ("isv_svn", "SVN")) if name in source]
+    words += [str(source["libos"])] if source.get("libos") else []
+    words += [f"signer {str(source['mr_signer'])[:16]}…"] if "mr_signer" in source else []
+    return ", ".join(words)
 
 
 class ReferenceSource(Protocol):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from enclave_cc.crypto.secret import Secret
+from enclave_cc.record import record
 from enclave_cc.wire.rcar.uri import ResourcePath
 
 # RCAR's own body limit; a resource is a key, a policy or a credential, not a blob.
 MAX_VALUE = 2 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Resource:
     """One version of a value."""
 
@@ -22,7 +22,7 @@ class Resource:
     value: Secret
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ResourceInfo:
     """What a listing shows: never the value."""
 

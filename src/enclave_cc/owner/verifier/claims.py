@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from enclave_cc.record import record
 from enclave_cc.wire.sgx.collateral import format_moment
 from enclave_cc.wire.sgx.quote import QuoteHeader
 from enclave_cc.wire.sgx.report import ReportBody
@@ -11,7 +10,7 @@ from enclave_cc.wire.sgx.report import ReportBody
 SGX_TYPES = {0: "Standard", 1: "Scalable", 2: "Scalable with Integrity"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Claims:
     """Authenticated facts; times in seconds since 1970."""
 

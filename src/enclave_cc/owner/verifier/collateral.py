@@ -6,18 +6,17 @@ quote is at fault, and so that no single implementation stands between a forged 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from enclave_cc.crypto import ecdsa
 from enclave_cc.crypto.x509 import Certificate, RevocationList
 from enclave_cc.errors import PeerError
+from enclave_cc.record import record
 from enclave_cc.wire.sgx.certification import parse_pem_certificates
 from enclave_cc.wire.sgx.collateral import Collateral, QeIdentity, TcbInfo
 
 _REFUSED = "collateral-refused"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class VerifiedCollateral:
     """The parts that judge a quote."""
 

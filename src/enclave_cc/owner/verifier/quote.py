@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import dcap_qvl
@@ -18,6 +17,7 @@ from enclave_cc.errors import PeerError, foreign
 from enclave_cc.owner.verifier.claims import Claims
 from enclave_cc.owner.verifier.collateral import VerifiedCollateral, verify_collateral
 from enclave_cc.owner.verifier.roots import TrustedRoot
+from enclave_cc.record import record
 from enclave_cc.wire.sgx.collateral import Collateral, TcbLevel
 from enclave_cc.wire.sgx.quote import INTEL_QE_VENDOR_ID, Quote
 
@@ -27,7 +27,7 @@ _AUTHENTICATION_DATA_SIZE = 32
 _FLAGS = {"True": True, "False": False, "Undefined": None}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Origin:
     """Which platform a quote claims to come from: enough to choose collateral, proof of nothing."""
 

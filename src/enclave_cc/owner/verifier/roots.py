@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from importlib import resources
 
 from enclave_cc.errors import PeerError, UsageError
+from enclave_cc.record import record
 from enclave_cc.wire.sgx.certification import parse_pem_certificates
 
 INTEL = "intel"
@@ -15,7 +15,7 @@ INTEL = "intel"
 INTEL_ROOT_SHA256 = "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TrustedRoot:
     """A root certificate (DER), the owner's name for it, and whether the platforms below it are simulated."""
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from enclave_cc.errors import PeerError
+from enclave_cc.record import record
 from enclave_cc.wire.control import frame
 from enclave_cc.wire.control.status import Status, StatusError
 
@@ -17,12 +17,12 @@ STDIO_COUNT = 3
 _EXEC_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StateRequest:
     """Asks for the status."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TerminalRequest:
     """Asks for the master of the workload's terminal, sized `rows` by `columns` characters (0: leave as is)."""
 
@@ -30,7 +30,7 @@ class TerminalRequest:
     columns: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ExecRequest:
     """Asks for one more process beside the workload. `None` takes the launch statement's value."""
 
@@ -44,7 +44,7 @@ class ExecRequest:
     columns: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SignalRequest:
     """Sends signal number `signal` to the exec `target`, or to the workload."""
 
@@ -52,12 +52,12 @@ class SignalRequest:
     target: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StopRequest:
     """Sends the workload the stop signal that its image names (SIGTERM if none), which the host cannot know."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ResizeRequest:
     """Sizes the terminal of the exec `target`, or of the workload."""
 
@@ -69,33 +69,33 @@ class ResizeRequest:
 Request = StateRequest | TerminalRequest | ExecRequest | SignalRequest | StopRequest | ResizeRequest
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Done:
     """The request was carried out."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StateReply:
     """Boot init's status."""
 
     status: Status
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Started:
     """The exec runs; `pid` is in boot init's PID namespace."""
 
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Exited:
     """The exec ended; 128 + signal when one ended it."""
 
     exit_code: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Refused:
     """The request was not carried out."""
 

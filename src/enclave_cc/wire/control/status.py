@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 
 from enclave_cc.errors import TABLE, PeerError
+from enclave_cc.record import field, record
 from enclave_cc.wire.control import frame
 
 VERSION = 1
@@ -24,7 +24,7 @@ class State(StrEnum):
     ERROR = "error"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StatusError:
     """Why boot init ended: a code of `errors.TABLE` and its two sentences."""
 
@@ -40,7 +40,7 @@ class StatusError:
         return {"code": self.code, "what": self.what, "fix": self.fix}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Status:
     """One state of boot init. `stages` are milliseconds since its start; `exit_code` is set in final states only."""
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from enum import IntEnum
 
 from enclave_cc.errors import PeerError
+from enclave_cc.record import record
 from enclave_cc.wire.sgx.report import REPORT_SIZE, TARGET_INFO_SIZE, Report, TargetInfo
 
 MAGIC = b"ECHO"
@@ -55,7 +55,7 @@ def _check(name: str, value: bytes, size: int) -> None:
         raise PeerError("malformed", f"a handover {name} has {size} bytes, not {len(value)}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Hello:
     """App → agent. `container`: SHA-256 of the container id; `nonce`: 32 random bytes."""
 
@@ -79,7 +79,7 @@ class Hello:
         return cls(container=data[8:40], nonce=data[40:72], target=TargetInfo.parse(data[72:]))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Offer:
     """Agent → app. `share`: X25519 public, 32 bytes; the REPORT is for the app."""
 
@@ -108,7 +108,7 @@ class Offer:
         return cls(session=data[8:24], share=data[24:56], report=Report.parse(data[56:]))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Proof:
     """App → agent. The REPORT is for the agent; `confirmation` is 16 bytes."""
 
@@ -151,7 +151,7 @@ class Proof:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class SealedRelease:
     """Agent → app. `ciphertext` ends with its tag."""
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from enclave_cc.errors import PeerError
+from enclave_cc.record import record
 from enclave_cc.wire.handover.messages import MAX_RELEASE_SIZE
 from enclave_cc.wire.launch.statement import LaunchStatement
 from enclave_cc.wire.sealed.rootfs import RootfsDescriptor
@@ -14,7 +14,7 @@ from enclave_cc.wire.sealed.rootfs import RootfsDescriptor
 VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Release:
     """Carries keys: exists in enclaves only, and travels only encrypted."""
 

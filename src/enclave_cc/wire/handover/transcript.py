@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 from enclave_cc.crypto.aead import NONCE_SIZE, Aead
 from enclave_cc.crypto.exchange import KeyShare
 from enclave_cc.crypto.kdf import hkdf_sha256
+from enclave_cc.record import record
 from enclave_cc.wire.sgx.report import REPORT_DATA_SIZE
 
 KEY_SIZE = 32
@@ -29,7 +29,7 @@ def proof_report_data(hello: bytes, offer: bytes, proof_opening: bytes) -> bytes
     return hashlib.sha256(_label("proof") + hello + offer + proof_opening).digest().ljust(REPORT_DATA_SIZE, b"\0")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Keys:
     """One cipher for each direction."""
 

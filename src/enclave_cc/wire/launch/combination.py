@@ -63,6 +63,7 @@ def combine(
     4. another user, or groups, are allowed by `user`
     5. each volume is allowed by `volumes` or `volumes:DESTINATION`; Kubernetes' termination log always is
     6. a capability that docker does not give is allowed by `capabilities` or `capabilities:CAP_NAME`
+    7. standard input, and a terminal, which is one, are allowed by `stdin`: a shell does what it reads there
     """
     allowed = policy.for_image(name)
     # 1
@@ -94,6 +95,10 @@ def combine(
     for capability in overrides.capabilities or ():
         if capability not in DEFAULT_CAPABILITIES and not allowed.allows("capabilities", capability):
             _deny(f"the capability {foreign(capability)} is not to be added", "capabilities", name)
+    # 7
+    stdin = overrides.stdin or overrides.terminal
+    if stdin and not allowed.allows("stdin"):
+        _deny("nothing is to be written to the image's standard input", "stdin", name)
     return LaunchStatement(
         image=image,
         manifest_digest=manifest_digest,
@@ -107,6 +112,7 @@ def combine(
         volumes=overrides.volumes,
         files=overrides.files,
         scratch=_find_scratch(config.volumes, overrides) if overrides.read_only_root else (),
+        stdin=stdin,
         terminal=overrides.terminal,
         capabilities=DEFAULT_CAPABILITIES if overrides.capabilities is None else overrides.capabilities,
         no_new_privileges=overrides.no_new_privileges,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from enclave_cc.errors import PeerError, foreign
+from enclave_cc.record import record
 from enclave_cc.wire.launch.members import Members
 
 # Files that the host generates, and where they go.
@@ -19,7 +19,7 @@ TERMINATION_LOG = "/dev/termination-log"
 _DEVICE_EXCEPTIONS = ("/dev/shm", TERMINATION_LOG)  # noqa: S108 - a place inside the container
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Volume:
     """A host directory or file: entry `name` of the volumes directory, mounted at `destination`.
 
@@ -35,8 +35,7 @@ class Volume:
         if not 0 < len(self.name) <= 64 or self.name.startswith(".") or not set(self.name) <= _NAME_CHARACTERS:
             raise PeerError("malformed", f"{foreign(self.name)!r} is not a volume name")
         check_path(self.destination, "a volume's destination")
-        reserved = any(self.destination == root or self.destination.startswith(root + "/") for root in _RESERVED)
-        if self.destination == "/" or (reserved and self.destination not in _DEVICE_EXCEPTIONS):
+        if is_reserved(self.destination):
             raise PeerError("malformed", f"no volume may cover {foreign(self.destination)}")
 
     def to_json(self) -> dict[str, Any]:
@@ -48,6 +47,12 @@ class Volume:
         volume = cls(members.text("name"), members.text("destination"), members.flag("read_only", False))
         members.end()
         return volume
+
+
+def is_reserved(path: str) -> bool:
+    """Whether an absolute path in its shortest form is one that no host file may cover."""
+    reserved = any(path == root or path.startswith(root + "/") for root in _RESERVED)
+    return path == "/" or (reserved and path not in _DEVICE_EXCEPTIONS)
 
 
 def check_path(path: str, what: str) -> str:

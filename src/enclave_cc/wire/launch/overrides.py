@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from enclave_cc.errors import PeerError
+from enclave_cc.record import record
 from enclave_cc.wire.launch import members
 from enclave_cc.wire.launch.members import Members
 from enclave_cc.wire.launch.mounts import Volume, check_files, check_path, check_volumes
@@ -14,7 +13,7 @@ MAX_UPPER_SIZE = 1 << 50
 _HOSTNAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Overrides:
     """Defaults ask for nothing. `env` items are NAME=VALUE; `upper_size` is bytes, 0 for boot init's default.
 
@@ -30,6 +29,7 @@ class Overrides:
     hostname: str = ""
     volumes: tuple[Volume, ...] = ()
     files: tuple[str, ...] = ()
+    stdin: bool = False
     terminal: bool = False
     read_only_root: bool = False
     no_new_privileges: bool = False
@@ -60,6 +60,7 @@ class Overrides:
                 "hostname": self.hostname,
                 "volumes": [volume.to_json() for volume in self.volumes],
                 "files": list(self.files),
+                "stdin": self.stdin,
                 "terminal": self.terminal,
                 "read_only_root": self.read_only_root,
                 "no_new_privileges": self.no_new_privileges,
@@ -85,6 +86,7 @@ class Overrides:
             hostname=document.text("hostname", ""),
             volumes=tuple(Volume.from_json(item) for item in document.children("volumes", optional=True)),
             files=document.texts("files", optional=True),
+            stdin=document.flag("stdin", False),
             terminal=document.flag("terminal", False),
             read_only_root=document.flag("read_only_root", False),
             no_new_privileges=document.flag("no_new_privileges", False),

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
 from enclave_cc.errors import PeerError, foreign
+from enclave_cc.record import field, record
 from enclave_cc.wire.launch import members
 from enclave_cc.wire.launch.members import Members
 from enclave_cc.wire.launch.mounts import check_path
 
 VERSION = 1
-WORDS = frozenset({"command", "env", "volumes", "exec", "user", "workdir", "capabilities"})
+WORDS = frozenset({"command", "env", "volumes", "exec", "stdin", "user", "workdir", "capabilities"})
 
 
 def check_word(word: str) -> str:
@@ -34,7 +34,7 @@ def check_word(word: str) -> str:
     raise PeerError("policy-invalid", f"{foreign(word)!r} is nothing that a launch policy can allow; it can allow {known}")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Permissions:
     """What one image's host may wish for."""
 
@@ -49,7 +49,7 @@ class Permissions:
         return kind in self.words or (value is not None and f"{kind}:{value}" in self.words)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LaunchPolicy:
     """`images` is keyed by HOST[:PORT]/REPOSITORY. `LaunchPolicy()` is the strict one."""
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from enclave_cc.errors import PeerError
+from enclave_cc.record import record
 from enclave_cc.wire.launch import members
 from enclave_cc.wire.launch.members import Members
 from enclave_cc.wire.launch.mounts import Volume, check_files, check_path, check_volumes
@@ -15,7 +15,7 @@ VERSION = 1
 _MAX_RLIMIT = (1 << 64) - 1  # RLIM_INFINITY
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Rlimit:
     """`name` is as in getrlimit(2): RLIMIT_NOFILE; 2**64-1 is no limit."""
 
@@ -30,7 +30,7 @@ class Rlimit:
             raise PeerError("malformed", "a resource limit is out of range")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class LaunchStatement:
     """One container's launch, complete. Field meanings: docs/formats/launch.md, "Launch statement"."""
 
@@ -46,6 +46,7 @@ class LaunchStatement:
     volumes: tuple[Volume, ...] = ()
     files: tuple[str, ...] = ()
     scratch: tuple[str, ...] = ()
+    stdin: bool = False
     terminal: bool = False
     capabilities: tuple[str, ...] = ()
     no_new_privileges: bool = False
@@ -86,6 +87,7 @@ class LaunchStatement:
             "volumes": [volume.to_json() for volume in self.volumes],
             "files": list(self.files),
             "scratch": list(self.scratch),
+            "stdin": self.stdin,
             "terminal": self.terminal,
             "capabilities": list(self.capabilities),
             "no_new_privileges": self.no_new_privileges,
@@ -126,6 +128,7 @@ class LaunchStatement:
             volumes=tuple(Volume.from_json(item) for item in document.children("volumes")),
             files=document.texts("files"),
             scratch=document.texts("scratch"),
+            stdin=document.flag("stdin"),
             terminal=document.flag("terminal"),
             capabilities=document.texts("capabilities"),
             no_new_privileges=document.flag("no_new_privileges"),

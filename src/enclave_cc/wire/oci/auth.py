@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from enclave_cc.crypto.secret import Secret
 from enclave_cc.errors import PeerError
+from enclave_cc.record import record
 from enclave_cc.wire.oci.document import Document, decode_base64
 from enclave_cc.wire.oci.reference import Reference
 
@@ -19,19 +19,20 @@ _AUTH_FILE_LIMIT = 1 << 20
 _LIFETIME = 60  # seconds; the token protocol's default when the answer has no expires_in
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Credentials:
-    """A user name and its password."""
+    """A user name and its password. `readable`: the owner lets the node see them (an auth.json key of `http://`)."""
 
     username: str
     password: Secret
+    readable: bool = False
 
     def __post_init__(self) -> None:
         if ":" in self.username or not self.username.isprintable():  # RFC 7617 2
             raise PeerError("malformed", "the registry user name holds a colon or a control character")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Challenge:
     """One challenge of a `WWW-Authenticate` header; scheme and parameter names in lower case."""
 
@@ -61,7 +62,7 @@ def parse_challenges(header: str) -> tuple[Challenge, ...]:
     return tuple(found)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Token:
     """A bearer token and for how many seconds it is good."""
 
@@ -78,7 +79,7 @@ class Token:
         return cls(Secret(value.encode()), document.number("expires_in", _LIFETIME) or _LIFETIME)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AuthFile:
     """containers-auth.json(5) without credential helpers: credentials by host or by a path below it."""
 
@@ -106,7 +107,8 @@ class AuthFile:
             if not colon:
                 auths.fail("auth is not user:password")
             try:
-                entries[_normalise(key)] = Credentials(username.decode(), Secret(password.rstrip(b"\0")))
+                readable = key.startswith("http://")
+                entries[_normalise(key)] = Credentials(username.decode(), Secret(password.rstrip(b"\0")), readable)
             except UnicodeDecodeError:
                 auths.fail("a user name is not UTF-8")
         return cls(entries)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
+from enclave_cc.record import field, record
 from enclave_cc.wire.oci.digest import Digest
 from enclave_cc.wire.oci.document import Document
 from enclave_cc.wire.oci.manifest import LAYER_LIMIT, Platform
@@ -12,7 +12,7 @@ from enclave_cc.wire.oci.manifest import LAYER_LIMIT, Platform
 CONFIG_LIMIT = 4 << 20  # bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ImageConfig:
     """What an image says about itself.
 

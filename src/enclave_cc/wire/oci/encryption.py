@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from enclave_cc.crypto.aead import NONCE_SIZE, Aead
 from enclave_cc.crypto.ctr import COUNTER_SIZE, apply_ctr
@@ -18,6 +17,7 @@ from enclave_cc.crypto.layer import CIPHER_NAME as CIPHER
 from enclave_cc.crypto.layer import HMAC_SIZE, KEY_SIZE
 from enclave_cc.crypto.secret import Secret
 from enclave_cc.errors import PeerError, foreign
+from enclave_cc.record import field, record
 from enclave_cc.wire.oci.digest import Digest
 from enclave_cc.wire.oci.document import Document, decode_base64, encode_json
 from enclave_cc.wire.rcar.uri import ResourceUri
@@ -31,7 +31,7 @@ _PACKET_LIMIT = 16 << 10  # bytes; an honest packet is under 1 KiB
 _PACKETS_LIMIT = 16  # per layer
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PublicOptions:
     """What anyone may know: the cipher's name (fixed) and the 32-byte HMAC over the ciphertext."""
 
@@ -51,7 +51,7 @@ class PublicOptions:
         return encode_json({"cipher": CIPHER, "hmac": _base64(self.hmac), "cipheroptions": {}})
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PrivateOptions:
     """What opens the layer (ocicrypt's PLBCO): 32-byte key, 16-byte first counter block, digest before encryption."""
 
@@ -71,7 +71,7 @@ class PrivateOptions:
         return Secret(encode_json({"symkey": _base64(self.symkey.reveal()), "digest": self.digest, "cipheroptions": options}))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class KeyPacket:
     """Private options wrapped under the KEK that `kid` (a `kbs://` URI) names."""
 
@@ -133,7 +133,7 @@ class KeyPacket:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LayerEncryption:
     """The encryption annotations of one layer: public options and every packet that a KBS may open."""
 
@@ -166,7 +166,7 @@ class LayerEncryption:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LayerKey:
     """All that decrypting one layer takes, public and private parts joined."""
 

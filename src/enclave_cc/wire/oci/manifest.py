@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from enclave_cc.errors import PeerError, foreign
+from enclave_cc.record import field, record
 from enclave_cc.wire.oci import media_type as media
 from enclave_cc.wire.oci.digest import Digest
 from enclave_cc.wire.oci.document import Document, encode_json
@@ -14,7 +14,7 @@ LAYER_LIMIT = 255  # layers of one image; overlay and docker stop at 127, EROFS 
 _INDEX_LIMIT = 1024  # manifests of one index
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Platform:
     """Which machine a manifest of an index is for."""
 
@@ -37,7 +37,7 @@ class Platform:
 LINUX_AMD64 = Platform("linux", "amd64")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Descriptor:
     """What a document says about a blob: its type, digest and size in bytes."""
 
@@ -77,7 +77,7 @@ class Descriptor:
         return value
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Manifest:
     """One image (or artifact) for one platform."""
 
@@ -104,7 +104,7 @@ class Manifest:
         return encode_json(value)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Index:
     """The manifests of one image for several platforms, or a list of referrers."""
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from enclave_cc.errors import PeerError, foreign
+from enclave_cc.record import record
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -29,7 +28,7 @@ CONFIGS = (OCI_CONFIG, DOCKER_CONFIG)
 ENCRYPTED = "+encrypted"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LayerType:
     """What a layer's media type says: its compression (`""`, `gzip` or `zstd`) and whether it is encrypted."""
 

@@ -6,9 +6,9 @@ Docker Hub's short names are normalised as docker does: `busybox` is `docker.io/
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from enclave_cc.errors import PeerError, UsageError, foreign
+from enclave_cc.record import record
 from enclave_cc.wire.oci.digest import Digest
 
 _HOST = re.compile(
@@ -21,7 +21,7 @@ _REPOSITORY_LIMIT = 255  # characters, distribution/reference NameTotalLengthMax
 _HUB = "docker.io"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reference:
     """Where an image lies, and which one: by tag, by digest, or by both (then the digest decides)."""
 

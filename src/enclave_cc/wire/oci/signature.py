@@ -5,9 +5,8 @@ Parsed only: who signed, and whether that is enough, is decided by the caller's 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from enclave_cc.errors import PeerError, foreign
+from enclave_cc.record import record
 from enclave_cc.wire.oci import media_type as media
 from enclave_cc.wire.oci.digest import Digest
 from enclave_cc.wire.oci.document import Document, encode_json
@@ -27,7 +26,7 @@ def signature_tag(digest: Digest) -> str:
     return f"sha256-{digest.hex}.sig"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Signature:
     """One signature as it was found, not verified: simple signing (cosign's `.sig` tag) or a sigstore bundle.
 
@@ -42,7 +41,7 @@ class Signature:
     key_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SimpleSigning:
     """containers-signature(5) as cosign writes it: this digest, under this `docker-reference`."""
 
@@ -70,7 +69,7 @@ class SimpleSigning:
         return encode_json({"critical": critical, "optional": None})
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Bundle:
     """Sigstore bundle v0.3 with a DSSE envelope, signed by a plain key: what was signed, and the signatures on it."""
 
@@ -99,7 +98,7 @@ class Bundle:
         return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(self.payload), self.payload)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Statement:
     """in-toto statement of `cosign sign`: these digests were signed. It names no repository."""
 

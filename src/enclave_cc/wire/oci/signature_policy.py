@@ -11,10 +11,10 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import NoReturn
 
 from enclave_cc.errors import PeerError, foreign
+from enclave_cc.record import field, record
 from enclave_cc.wire.oci.document import Document
 from enclave_cc.wire.oci.reference import Reference
 
@@ -23,7 +23,7 @@ _KEY_MEMBERS = ("keyData", "keyDatas", "keyPath", "keyPaths")
 _KEYS_LIMIT = 16
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SignedIdentity:
     """How the reference inside a signature must relate to the image asked for."""
 
@@ -77,22 +77,22 @@ class SignedIdentity:
         return Reference.parse_hostile(self.signed_prefix + rest)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AcceptAnything:
     """`insecureAcceptAnything`: the registry, hence the host, decides what runs."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reject:
     """`reject`."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SignedByGpg:
     """`signedBy`: nothing fulfils it here."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SigstoreSigned:
     """`sigstoreSigned`: a signature by one of these keys, given as PEM or as `kbs://` URIs of PEM."""
 
@@ -104,7 +104,7 @@ class SigstoreSigned:
 Requirement = AcceptAnything | Reject | SignedByGpg | SigstoreSigned
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SignaturePolicy:
     """`default`, and requirement lists by scope for the docker transport."""
 

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from enclave_cc.record import record
 from enclave_cc.wire.pb import codec
 
 AGENT_SERVICE = "enclavecc.agent.v1.Agent"
 HANDOVER_SERVICE = "enclavecc.agent.v1.Handover"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GetStatusRequest:
     pass
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ContainerStatus:
     container_id: str = codec.string(1)
     image: str = codec.string(2)
     state: str = codec.string(3)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GetStatusResponse:
     """`mr_enclave`, `mr_signer`: 64 hex digits."""
 
@@ -36,13 +35,13 @@ class GetStatusResponse:
     containers: tuple[ContainerStatus, ...] = codec.message(8, ContainerStatus, repeated=True)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PullImageRequest:
     container_id: str = codec.string(1)
     image: str = codec.string(2)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PullImageResponse:
     image: str = codec.string(1)
     manifest_digest: str = codec.string(2)
@@ -51,12 +50,12 @@ class PullImageResponse:
     bytes_downloaded: int = codec.uint64(5)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GetPullProgressRequest:
     container_id: str = codec.string(1)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LayerProgress:
     """`total`, `done`: bytes in the registry."""
 
@@ -66,13 +65,13 @@ class LayerProgress:
     stage: str = codec.string(4)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GetPullProgressResponse:
     state: str = codec.string(1)
     layers: tuple[LayerProgress, ...] = codec.message(2, LayerProgress, repeated=True)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CreateContainerRequest:
     """`overrides`: JSON of `wire.launch.overrides.Overrides`."""
 
@@ -81,32 +80,32 @@ class CreateContainerRequest:
     overrides: bytes = codec.bytestring(3)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CreateContainerResponse:
     pass
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RemoveContainerRequest:
     container_id: str = codec.string(1)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RemoveContainerResponse:
     pass
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ShutdownRequest:
     pass
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ShutdownResponse:
     pass
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HandoverRequest:
     """`message`: one of the app's messages of docs/formats/handover.md."""
 
@@ -114,7 +113,7 @@ class HandoverRequest:
     message: bytes = codec.bytestring(2)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HandoverResponse:
     """`message`: one of the agent's messages of docs/formats/handover.md."""
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from enclave_cc.record import record
 from enclave_cc.wire.pb import codec
 
 V1_URL = "io.containerd.cgroups.v1.Metrics"
 V2_URL = "io.containerd.cgroups.v2.Metrics"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PidsV1:
     """PidsStat of both versions."""
 
@@ -18,7 +17,7 @@ class PidsV1:
     limit: int = codec.uint64(2)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CpuUsageV1:
     """Nanoseconds."""
 
@@ -28,20 +27,20 @@ class CpuUsageV1:
     per_cpu: tuple[int, ...] = codec.uint64(4, repeated=True)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ThrottleV1:
     periods: int = codec.uint64(1)
     throttled_periods: int = codec.uint64(2)
     throttled_time: int = codec.uint64(3)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CpuV1:
-    usage: CpuUsageV1 | None = codec.message(1, CpuUsageV1)  # noqa: RUF009 - it is dataclasses.field
-    throttling: ThrottleV1 | None = codec.message(2, ThrottleV1)  # noqa: RUF009
+    usage: CpuUsageV1 | None = codec.message(1, CpuUsageV1)
+    throttling: ThrottleV1 | None = codec.message(2, ThrottleV1)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MemoryEntryV1:
     limit: int = codec.uint64(1)
     usage: int = codec.uint64(2)
@@ -49,7 +48,7 @@ class MemoryEntryV1:
     failcnt: int = codec.uint64(4)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class MemoryV1:
     cache: int = codec.uint64(1)
     rss: int = codec.uint64(2)
@@ -83,10 +82,10 @@ class MemoryV1:
     total_inactive_file: int = codec.uint64(30)
     total_active_file: int = codec.uint64(31)
     total_unevictable: int = codec.uint64(32)
-    usage: MemoryEntryV1 | None = codec.message(33, MemoryEntryV1)  # noqa: RUF009
-    swap: MemoryEntryV1 | None = codec.message(34, MemoryEntryV1)  # noqa: RUF009
-    kernel: MemoryEntryV1 | None = codec.message(35, MemoryEntryV1)  # noqa: RUF009
-    kernel_tcp: MemoryEntryV1 | None = codec.message(36, MemoryEntryV1)  # noqa: RUF009
+    usage: MemoryEntryV1 | None = codec.message(33, MemoryEntryV1)
+    swap: MemoryEntryV1 | None = codec.message(34, MemoryEntryV1)
+    kernel: MemoryEntryV1 | None = codec.message(35, MemoryEntryV1)
+    kernel_tcp: MemoryEntryV1 | None = codec.message(36, MemoryEntryV1)
 
 
 MEMORY_V1_NAMES = (
@@ -98,7 +97,7 @@ MEMORY_V1_NAMES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BlkioEntryV1:
     op: str = codec.string(1)
     device: str = codec.string(2)
@@ -107,29 +106,29 @@ class BlkioEntryV1:
     value: int = codec.uint64(5)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BlkioV1:
     bytes_recursive: tuple[BlkioEntryV1, ...] = codec.message(1, BlkioEntryV1, repeated=True)
     serviced_recursive: tuple[BlkioEntryV1, ...] = codec.message(2, BlkioEntryV1, repeated=True)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OomV1:
     oom_kill_disable: int = codec.uint64(1)
     under_oom: int = codec.uint64(2)
     oom_kill: int = codec.uint64(3)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MetricsV1:
-    pids: PidsV1 | None = codec.message(2, PidsV1)  # noqa: RUF009
-    cpu: CpuV1 | None = codec.message(3, CpuV1)  # noqa: RUF009
-    memory: MemoryV1 | None = codec.message(4, MemoryV1)  # noqa: RUF009
-    blkio: BlkioV1 | None = codec.message(5, BlkioV1)  # noqa: RUF009
-    oom: OomV1 | None = codec.message(9, OomV1)  # noqa: RUF009
+    pids: PidsV1 | None = codec.message(2, PidsV1)
+    cpu: CpuV1 | None = codec.message(3, CpuV1)
+    memory: MemoryV1 | None = codec.message(4, MemoryV1)
+    blkio: BlkioV1 | None = codec.message(5, BlkioV1)
+    oom: OomV1 | None = codec.message(9, OomV1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class CpuV2:
     usage_usec: int = codec.uint64(1)
     user_usec: int = codec.uint64(2)
@@ -144,7 +143,7 @@ CPU_V2_NAMES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class MemoryV2:
     anon: int = codec.uint64(1)
     file: int = codec.uint64(2)
@@ -192,7 +191,7 @@ MEMORY_V2_NAMES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class IoEntryV2:
     major: int = codec.uint64(1)
     minor: int = codec.uint64(2)
@@ -202,12 +201,12 @@ class IoEntryV2:
     wios: int = codec.uint64(6)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class IoV2:
     usage: tuple[IoEntryV2, ...] = codec.message(1, IoEntryV2, repeated=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class MemoryEventsV2:
     low: int = codec.uint64(1)
     high: int = codec.uint64(2)
@@ -216,10 +215,10 @@ class MemoryEventsV2:
     oom_kill: int = codec.uint64(5)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MetricsV2:
-    pids: PidsV1 | None = codec.message(1, PidsV1)  # noqa: RUF009
-    cpu: CpuV2 | None = codec.message(2, CpuV2)  # noqa: RUF009
-    memory: MemoryV2 | None = codec.message(4, MemoryV2)  # noqa: RUF009
-    io: IoV2 | None = codec.message(6, IoV2)  # noqa: RUF009
-    events: MemoryEventsV2 | None = codec.message(8, MemoryEventsV2)  # noqa: RUF009
+    pids: PidsV1 | None = codec.message(1, PidsV1)
+    cpu: CpuV2 | None = codec.message(2, CpuV2)
+    memory: MemoryV2 | None = codec.message(4, MemoryV2)
+    io: IoV2 | None = codec.message(6, IoV2)
+    events: MemoryEventsV2 | None = codec.message(8, MemoryEventsV2)

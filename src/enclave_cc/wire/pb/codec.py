@@ -1,8 +1,8 @@
 """A declarative codec for the part of protocol buffers (proto3) that our services need.
 
-A message is a frozen dataclass whose fields say their number and kind:
+A message is a record whose fields say their number and kind:
 
-    @dataclass(frozen=True, slots=True)
+    @record
     class KeyValue:
         key: str = string(1)
         value: str = string(2)
@@ -18,11 +18,11 @@ Source: Protocol Buffers, "Encoding" and the proto3 language guide.
 
 from __future__ import annotations
 
-import dataclasses
 import struct
 from enum import IntEnum
 from typing import Any, TypeVar, cast
 
+from enclave_cc import record as records
 from enclave_cc.errors import PeerError
 
 # Deeper nesting than any of our messages has; the runtimes stop at 100.
@@ -63,7 +63,7 @@ _VARINTS = frozenset({Kind.INT32, Kind.INT64, Kind.UINT32, Kind.UINT64, Kind.BOO
 _DEFAULTS: dict[Kind, object] = {Kind.BOOL: False, Kind.DOUBLE: 0.0, Kind.STRING: "", Kind.BYTES: b""}
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@records.record
 class Field:
     """One field's number and kind; `message` is the class behind MESSAGE."""
 
@@ -76,9 +76,9 @@ class Field:
 def _declare(number: int, kind: Kind, *, repeated: bool = False, message: type | None = None) -> Any:
     described = {"pb": Field(number, kind, repeated, message)}
     if kind is Kind.STRING_MAP:
-        return dataclasses.field(default_factory=dict, metadata=described)
+        return records.field(default_factory=dict, metadata=described)
     default: object = () if repeated else None if kind is Kind.MESSAGE else _DEFAULTS.get(kind, 0)
-    return dataclasses.field(default=default, metadata=described)
+    return records.field(default=default, metadata=described)
 
 
 def string(number: int, *, repeated: bool = False) -> Any:
@@ -130,7 +130,7 @@ _plans: dict[type, tuple[tuple[tuple[str, Field], ...], dict[int, tuple[str, Fie
 def _plan(cls: type) -> tuple[tuple[tuple[str, Field], ...], dict[int, tuple[str, Field]]]:
     found = _plans.get(cls)
     if found is None:
-        declared = [(f.name, cast(Field, f.metadata["pb"])) for f in dataclasses.fields(cls)]
+        declared = [(f.name, cast(Field, f.metadata["pb"])) for f in records.fields(cls)]
         declared.sort(key=lambda item: item[1].number)
         by_number = {field.number: (name, field) for name, field in declared}
         if len(by_number) != len(declared):
@@ -377,7 +377,7 @@ def _double(content: int | memoryview) -> float:
     return float(struct.unpack("<d", cast(memoryview, content))[0])
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@records.record
 class _MapEntry:
     key: str = string(1)
     value: str = string(2)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from enclave_cc.record import record
 from enclave_cc.wire.pb import codec
 from enclave_cc.wire.pb.task import Mount, Timestamp
 from enclave_cc.wire.pb.ttrpc import Any
@@ -12,7 +11,7 @@ SERVICE = "containerd.services.events.ttrpc.v1.Events"
 METHOD = "Forward"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TaskIO:
     stdin: str = codec.string(1)
     stdout: str = codec.string(2)
@@ -20,32 +19,32 @@ class TaskIO:
     terminal: bool = codec.boolean(4)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TaskCreate:
     container_id: str = codec.string(1)
     bundle: str = codec.string(2)
     rootfs: tuple[Mount, ...] = codec.message(3, Mount, repeated=True)
-    io: TaskIO | None = codec.message(4, TaskIO)  # noqa: RUF009 - it is dataclasses.field
+    io: TaskIO | None = codec.message(4, TaskIO)
     checkpoint: str = codec.string(5)
     pid: int = codec.uint32(6)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TaskStart:
     container_id: str = codec.string(1)
     pid: int = codec.uint32(2)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TaskDelete:
     container_id: str = codec.string(1)
     pid: int = codec.uint32(2)
     exit_status: int = codec.uint32(3)
-    exited_at: Timestamp | None = codec.message(4, Timestamp)  # noqa: RUF009
+    exited_at: Timestamp | None = codec.message(4, Timestamp)
     id: str = codec.string(5)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TaskExit:
     """`id`: the exec's, or the container's own."""
 
@@ -53,33 +52,33 @@ class TaskExit:
     id: str = codec.string(2)
     pid: int = codec.uint32(3)
     exit_status: int = codec.uint32(4)
-    exited_at: Timestamp | None = codec.message(5, Timestamp)  # noqa: RUF009
+    exited_at: Timestamp | None = codec.message(5, Timestamp)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TaskOOM:
     container_id: str = codec.string(1)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TaskExecAdded:
     container_id: str = codec.string(1)
     exec_id: str = codec.string(2)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TaskExecStarted:
     container_id: str = codec.string(1)
     exec_id: str = codec.string(2)
     pid: int = codec.uint32(3)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TaskPaused:
     container_id: str = codec.string(1)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TaskResumed:
     container_id: str = codec.string(1)
 
@@ -99,17 +98,17 @@ TOPICS: dict[type, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Envelope:
-    timestamp: Timestamp | None = codec.message(1, Timestamp)  # noqa: RUF009
+    timestamp: Timestamp | None = codec.message(1, Timestamp)
     namespace: str = codec.string(2)
     topic: str = codec.string(3)
-    event: Any | None = codec.message(4, Any)  # noqa: RUF009
+    event: Any | None = codec.message(4, Any)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ForwardRequest:
-    envelope: Envelope | None = codec.message(1, Envelope)  # noqa: RUF009
+    envelope: Envelope | None = codec.message(1, Envelope)
 
 
 def wrap(event: Event, namespace: str, now: int) -> bytes:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 
+from enclave_cc.record import record
 from enclave_cc.wire.pb import codec
 
 SERVICE = "containerd.services.snapshots.v1.Snapshots"
@@ -20,12 +20,12 @@ class Kind(IntEnum):
     COMMITTED = 3
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Empty:
     pass
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Timestamp:
     """Since the Unix epoch."""
 
@@ -37,12 +37,12 @@ class Timestamp:
         return cls(*divmod(nanoseconds, 1_000_000_000))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FieldMask:
     paths: tuple[str, ...] = codec.string(1, repeated=True)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Mount:
     """For mount(2), as containerd's mount package reads it: `type` bind or overlay here."""
 
@@ -52,7 +52,7 @@ class Mount:
     options: tuple[str, ...] = codec.string(4, repeated=True)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PrepareSnapshotRequest:
     """Prepare and View."""
 
@@ -62,14 +62,14 @@ class PrepareSnapshotRequest:
     labels: Mapping[str, str] = codec.string_map(4)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MountsResponse:
     """Answers Prepare, View and Mounts."""
 
     mounts: tuple[Mount, ...] = codec.message(1, Mount, repeated=True)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SnapshotRequest:
     """Mounts, Remove, Stat and Usage."""
 
@@ -77,7 +77,7 @@ class SnapshotRequest:
     key: str = codec.string(2)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CommitSnapshotRequest:
     snapshotter: str = codec.string(1)
     name: str = codec.string(2)
@@ -86,35 +86,35 @@ class CommitSnapshotRequest:
     parent: str = codec.string(5)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Info:
     """`kind`: a `Kind`, or a number that this project does not know."""
 
     name: str = codec.string(1)
     parent: str = codec.string(2)
     kind: int = codec.int32(3)
-    created_at: Timestamp | None = codec.message(4, Timestamp)  # noqa: RUF009
-    updated_at: Timestamp | None = codec.message(5, Timestamp)  # noqa: RUF009
+    created_at: Timestamp | None = codec.message(4, Timestamp)
+    updated_at: Timestamp | None = codec.message(5, Timestamp)
     labels: Mapping[str, str] = codec.string_map(6)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class InfoResponse:
     """Answers Stat and Update."""
 
-    info: Info | None = codec.message(1, Info)  # noqa: RUF009
+    info: Info | None = codec.message(1, Info)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class UpdateSnapshotRequest:
     """`update_mask`: `labels` or `labels.NAME`; none means all that can change."""
 
     snapshotter: str = codec.string(1)
-    info: Info | None = codec.message(2, Info)  # noqa: RUF009
-    update_mask: FieldMask | None = codec.message(3, FieldMask)  # noqa: RUF009
+    info: Info | None = codec.message(2, Info)
+    update_mask: FieldMask | None = codec.message(3, FieldMask)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ListSnapshotsRequest:
     """`filters`: containerd's filter language; a snapshot is listed when any of them matches, or when there is none."""
 
@@ -122,12 +122,12 @@ class ListSnapshotsRequest:
     filters: tuple[str, ...] = codec.string(2, repeated=True)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ListSnapshotsResponse:
     info: tuple[Info, ...] = codec.message(1, Info, repeated=True)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class UsageResponse:
     """`size`: bytes on disk."""
 
@@ -135,6 +135,6 @@ class UsageResponse:
     inodes: int = codec.int64(2)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CleanupRequest:
     snapshotter: str = codec.string(1)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from enclave_cc.record import record
 from enclave_cc.wire.pb import codec
 from enclave_cc.wire.pb.ttrpc import Any
 
@@ -13,7 +12,7 @@ SERVICES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
 CREATED, RUNNING, STOPPED, PAUSED = 1, 2, 3, 4
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Timestamp:
     """google.protobuf.Timestamp."""
 
@@ -26,12 +25,12 @@ class Timestamp:
         return cls(nanoseconds // 10**9, nanoseconds % 10**9)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Empty:
     pass
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Mount:
     type: str = codec.string(1)
     source: str = codec.string(2)
@@ -39,7 +38,7 @@ class Mount:
     options: tuple[str, ...] = codec.string(4, repeated=True)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CreateTaskRequest:
     id: str = codec.string(1)
     bundle: str = codec.string(2)
@@ -50,17 +49,17 @@ class CreateTaskRequest:
     stderr: str = codec.string(7)
     checkpoint: str = codec.string(8)
     parent_checkpoint: str = codec.string(9)
-    options: Any | None = codec.message(10, Any)  # noqa: RUF009 - it is dataclasses.field
+    options: Any | None = codec.message(10, Any)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PidResponse:
     """CreateTaskResponse and StartResponse."""
 
     pid: int = codec.uint32(1)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ProcessRequest:
     """StartRequest, DeleteRequest, StateRequest, WaitRequest; without an exec id the task itself."""
 
@@ -68,21 +67,21 @@ class ProcessRequest:
     exec_id: str = codec.string(2)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TaskRequest:
     """PidsRequest, PauseRequest, ResumeRequest, StatsRequest, ConnectRequest, CheckpointTaskRequest."""
 
     id: str = codec.string(1)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DeleteResponse:
     pid: int = codec.uint32(1)
     exit_status: int = codec.uint32(2)
-    exited_at: Timestamp | None = codec.message(3, Timestamp)  # noqa: RUF009
+    exited_at: Timestamp | None = codec.message(3, Timestamp)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ExecProcessRequest:
     """`spec`: the OCI process as JSON."""
 
@@ -92,10 +91,10 @@ class ExecProcessRequest:
     stdin: str = codec.string(4)
     stdout: str = codec.string(5)
     stderr: str = codec.string(6)
-    spec: Any | None = codec.message(7, Any)  # noqa: RUF009
+    spec: Any | None = codec.message(7, Any)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ResizePtyRequest:
     id: str = codec.string(1)
     exec_id: str = codec.string(2)
@@ -103,7 +102,7 @@ class ResizePtyRequest:
     height: int = codec.uint32(4)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StateResponse:
     id: str = codec.string(1)
     bundle: str = codec.string(2)
@@ -114,11 +113,11 @@ class StateResponse:
     stderr: str = codec.string(7)
     terminal: bool = codec.boolean(8)
     exit_status: int = codec.uint32(9)
-    exited_at: Timestamp | None = codec.message(10, Timestamp)  # noqa: RUF009
+    exited_at: Timestamp | None = codec.message(10, Timestamp)
     exec_id: str = codec.string(11)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class KillRequest:
     id: str = codec.string(1)
     exec_id: str = codec.string(2)
@@ -126,14 +125,14 @@ class KillRequest:
     all: bool = codec.boolean(4)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CloseIORequest:
     id: str = codec.string(1)
     exec_id: str = codec.string(2)
     stdin: bool = codec.boolean(3)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ProcessDetails:
     """containerd.runc.v1.ProcessDetails."""
 
@@ -143,51 +142,51 @@ class ProcessDetails:
 PROCESS_DETAILS_URL = "containerd.runc.v1.ProcessDetails"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ProcessInfo:
     pid: int = codec.uint32(1)
-    info: Any | None = codec.message(2, Any)  # noqa: RUF009
+    info: Any | None = codec.message(2, Any)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PidsResponse:
     processes: tuple[ProcessInfo, ...] = codec.message(1, ProcessInfo, repeated=True)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class UpdateTaskRequest:
     """`resources`: OCI linux.resources as JSON."""
 
     id: str = codec.string(1)
-    resources: Any | None = codec.message(2, Any)  # noqa: RUF009
-    annotations: dict[str, str] = codec.string_map(3)  # noqa: RUF009
+    resources: Any | None = codec.message(2, Any)
+    annotations: dict[str, str] = codec.string_map(3)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WaitResponse:
     exit_status: int = codec.uint32(1)
-    exited_at: Timestamp | None = codec.message(2, Timestamp)  # noqa: RUF009
+    exited_at: Timestamp | None = codec.message(2, Timestamp)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StatsResponse:
-    stats: Any | None = codec.message(1, Any)  # noqa: RUF009
+    stats: Any | None = codec.message(1, Any)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ConnectResponse:
     shim_pid: int = codec.uint32(1)
     task_pid: int = codec.uint32(2)
     version: str = codec.string(3)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ShutdownRequest:
     id: str = codec.string(1)
     now: bool = codec.boolean(2)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RuncOptions:
     """containerd.runc.v1.Options, of which one member concerns us."""
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from enclave_cc.record import record
 from enclave_cc.wire.pb import codec
 
 ERROR_DETAIL_URL = "type.googleapis.com/enclavecc.ttrpc.v1.ErrorDetail"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class KeyValue:
     key: str = codec.string(1)
     value: str = codec.string(2)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Request:
     """`timeout_nano` is 0 for no limit, else what is left of the caller's deadline in nanoseconds."""
 
@@ -26,13 +25,13 @@ class Request:
     metadata: tuple[KeyValue, ...] = codec.message(5, KeyValue, repeated=True)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Any:
     type_url: str = codec.string(1)
     value: bytes = codec.bytestring(2)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Status:
     """google.rpc.Status; `code` is a google.rpc.Code (`errors.Status`)."""
 
@@ -41,13 +40,13 @@ class Status:
     details: tuple[Any, ...] = codec.message(3, Any, repeated=True)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Response:
-    status: Status | None = codec.message(1, Status)  # noqa: RUF009 - it is dataclasses.field
+    status: Status | None = codec.message(1, Status)
     payload: bytes = codec.bytestring(2)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ErrorDetail:
     code: str = codec.string(1)
     what: str = codec.string(2)

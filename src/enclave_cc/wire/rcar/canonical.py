@@ -24,11 +24,12 @@ def encode(value: object) -> bytes:
 
 def parse_object(body: bytes, what: str) -> dict[str, Any]:
     """A JSON object. Raises `PeerError("malformed")` for anything else: other JSON, a number that is not finite, a
-    repeated member name (two readers would see two messages), text that is not Unicode, or nesting deeper than
+    repeated member name (two readers would see two messages), text that is not UTF-8, or nesting deeper than
     `MAX_DEPTH`."""
     try:
-        value = json.loads(body, parse_constant=_refuse_constant, parse_float=_parse_finite, object_pairs_hook=_refuse_repeats)
-        if b"\\u" in body:  # an escape can spell half of a surrogate pair, which nothing can encode again
+        text = body.decode()  # not by `json`, which takes halves of surrogate pairs, and other encodings
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_parse_finite, object_pairs_hook=_refuse_repeats)
+        if "\\u" in text:  # an escape can spell half of a surrogate pair, which nothing can encode again
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise PeerError("malformed", f"{what} is not JSON") from error

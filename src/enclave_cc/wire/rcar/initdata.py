@@ -12,21 +12,25 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from enclave_cc.errors import PeerError, foreign
+from enclave_cc.record import record
 
 VERSION = "0.1.0"
 # aa.toml with a PEM and cdh.toml with a few CAs are about 10 kB.
 MAX_SIZE = 256 * 1024
 _ALGORITHMS = ("sha256", "sha384", "sha512")
+# tomllib keeps every beginning of a dotted key: one key of 100 kB would take 10 GB.
+_PART = r"""(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')"""
+_LONG_KEY = re.compile(rf"""(?<![A-Za-z0-9_"'\\-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{32}}""")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class InitData:
     """Parsed init-data. HOST-AUTHORED: the digest proves which text was used at launch, not that it is good."""
 
@@ -60,6 +64,16 @@ class InitData:
             raise PeerError("malformed", f"init-data has no entry {name!r}")
         return _load_toml(text, f"init-data entry {name!r}")
 
+    def find_kbs_certificate(self) -> str | None:
+        """Whom the agent is to take for its KBS: PEM of `aa.toml`'s `token_configs.kbs.cert`; None where it names none."""
+        try:
+            found: Any = self.parse_entry("aa.toml")
+        except PeerError:
+            return None
+        for name in ("token_configs", "kbs", "cert"):
+            found = found.get(name) if isinstance(found, dict) else None
+        return found if isinstance(found, str) else None
+
     def claims(self) -> dict[str, Any]:
         """The entries as attestation policies see them: `aa.toml` and `cdh.toml` as objects where they parse."""
         claims: dict[str, Any] = dict(self.data)
@@ -73,6 +87,8 @@ class InitData:
 
 
 def _load_toml(text: str, what: str) -> dict[str, Any]:
+    if _LONG_KEY.search(text) is not None:
+        raise PeerError("malformed", f"{what} has a key of too many parts")
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:

@@ -10,11 +10,11 @@ import binascii
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from enclave_cc.crypto.jwk import PublicJwk
 from enclave_cc.errors import PeerError, foreign
+from enclave_cc.record import record
 from enclave_cc.wire.rcar import canonical
 
 VERSION = "0.4.0"
@@ -27,7 +27,7 @@ ERROR_PREFIX = "https://github.com/confidential-containers/kbs/errors/"
 _TEE = re.compile(r"[a-z0-9-]{1,32}\Z")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Request:
     """Opens a handshake: protocol version, kind of TEE, free parameters."""
 
@@ -53,7 +53,7 @@ class Request:
         return cls(tee, version, value["extra-params"])
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Challenge:
     """The server's nonce, base64 text of 32 bytes, which goes into the report data as text."""
 
@@ -77,7 +77,7 @@ class Challenge:
         return cls(nonce, extra)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class InitDataBody:
     """Init-data as it travels: the exact text, because its digest is what the hardware reports."""
 
@@ -85,7 +85,7 @@ class InitDataBody:
     format: str = "toml"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Attestation:
     """Evidence with what it binds. `primary_evidence` is any JSON, its form is the TEE's own."""
 
@@ -134,7 +134,7 @@ class Attestation:
         return canonical.parse_object(self.additional_evidence.encode(), "the additional evidence")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Problem:
     """The Error JSON: upstream's `type` and `detail`; `code` and `id` are ours, which upstream's clients ignore.
 

@@ -8,9 +8,9 @@ The host part is ignored: a client asks the KBS it is configured with, never one
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from enclave_cc.errors import PeerError, foreign
+from enclave_cc.record import record
 
 # Trustee's `ResourceDesc`: a segment cannot begin with a dot, so `.` and `..` do not exist.
 _SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,254}\Z")
@@ -18,7 +18,7 @@ _SCHEME = re.compile(r"kbs(?:\+([a-z0-9-]{1,64}))?://([^/?#]{0,255})/([^?#]{1,10
 _QUERY = re.compile(r"[A-Za-z0-9_.~%&=+-]*\Z")
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@record
 class ResourcePath:
     """Where a resource lies in a store: exactly three segments."""
 
@@ -47,7 +47,7 @@ class ResourcePath:
         return f"kbs:///{self}"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ResourceUri:
     """A parsed resource URI; `kbs+resource://` and `kbs://` are one."""
 

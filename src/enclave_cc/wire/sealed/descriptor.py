@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from enclave_cc.crypto.secret import Secret
 from enclave_cc.errors import PeerError, foreign
+from enclave_cc.record import record
 from enclave_cc.wire.sealed import block
 
 _HEX = re.compile(r"(?:[0-9a-f]{2})*")
 _MEMBERS = frozenset({"id", "key", "role", "block_size", "plain_size"})
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BlobDescriptor:
     """Id (16 bytes, public), key (32 bytes) and shape of one blob. Raises `PeerError` if it is out of bounds."""
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from enclave_cc.errors import PeerError
+from enclave_cc.record import record
 from enclave_cc.wire.sealed.block import Role
 from enclave_cc.wire.sealed.descriptor import BlobDescriptor
 
@@ -15,7 +15,7 @@ DEVICE_BLOCK_SIZE = 512
 MAX_DEVICES = 1024
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RootfsDescriptor:
     """EROFS metadata blob and its extra devices: the layers bottom first, then the spill blob if there is one.
 

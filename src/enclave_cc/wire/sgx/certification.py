@@ -9,9 +9,9 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from dataclasses import dataclass
 
 from enclave_cc.errors import PeerError
+from enclave_cc.record import record
 
 PCK_CERTIFICATE_CHAIN = 5
 CERTIFICATION_LIMIT = 64 << 10
@@ -20,7 +20,7 @@ CHAIN_SIZE = 3  # leaf, intermediate, root
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=\n]{1,16384}?)\n-----END CERTIFICATE-----\n?")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CertificationData:
     """Type and raw data, as in the quote."""
 

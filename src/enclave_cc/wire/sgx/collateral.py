@@ -10,9 +10,9 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from dataclasses import dataclass, fields
 
 from enclave_cc.errors import PeerError
+from enclave_cc.record import fields, record
 
 COLLATERAL_LIMIT = 8 << 20
 DOCUMENT_LIMIT = 1 << 20
@@ -33,7 +33,7 @@ _BINARY = {"root_ca_crl", "pck_crl", "tcb_info_signature", "qe_identity_signatur
 _MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Collateral:
     """What a verifier needs beside the quote. Parsed only."""
 
@@ -75,7 +75,7 @@ class Collateral:
         return json.dumps(document, indent=2).encode("ascii") + b"\n"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class TcbLevel:
     """One row of a TCB info: the level holds for platforms whose SVNs all reach these."""
 
@@ -94,7 +94,7 @@ class TcbLevel:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class TcbInfo:
     """TCB info v3 of SGX: which platform it is about, when it holds, and its levels, best first."""
 
@@ -149,7 +149,7 @@ class TcbInfo:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class QeLevel:
     """One row of a QE identity."""
 
@@ -158,7 +158,7 @@ class QeLevel:
     status: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class QeIdentity:
     """Enclave identity v2 of the quoting enclave. MISCSELECT, ATTRIBUTES and their masks are dcap-qvl's to read."""
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 
 from enclave_cc.errors import TABLE, PeerError, foreign
+from enclave_cc.record import record
 from enclave_cc.wire.sgx.report import (
     KEY_REQUEST_SIZE,
     REPORT_BODY_SIZE,
@@ -52,7 +52,7 @@ _REQUEST_SIZE = {
 _ANSWER_SIZE = {Op.SELF: REPORT_BODY_SIZE, Op.EREPORT: REPORT_SIZE, Op.EGETKEY: 16, Op.QE_TARGET: TARGET_INFO_SIZE}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EreportRequest:
     target: TargetInfo
     report_data: bytes

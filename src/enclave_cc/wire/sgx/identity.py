@@ -7,17 +7,17 @@ JSON form (in bundles): {"mr_enclave": hex?, "mr_signer": hex?, "isv_prod_id": i
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from hmac import compare_digest
 
 from enclave_cc.errors import PeerError
+from enclave_cc.record import record
 from enclave_cc.wire.sgx.report import AttributeFlag, ReportBody
 
 IDENTITY_LIMIT = 4096
 _MEMBERS = {"mr_enclave", "mr_signer", "isv_prod_id", "min_isv_svn", "allow_debug"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class EnclaveIdentity:
     """Exact MRENCLAVE, or MRSIGNER with ISVPRODID; either may be narrowed by the other members."""
 

@@ -11,9 +11,9 @@ import itertools
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from enclave_cc.errors import PeerError
+from enclave_cc.record import field, record
 from enclave_cc.wire.sgx import measurement
 from enclave_cc.wire.sgx.measurement import PAGE_SIZE, PageFlag
 
@@ -30,7 +30,7 @@ _DEVICE = re.compile(r"[0-9]{1,10}:[0-9]{1,10}")
 _MEMBERS = {"version", "role", "entrypoint", "environment", "files", "heap_size"}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class File:
     """One entry: relative path, type letter, permission bits, and SHA-256 hex, link target, MAJOR:MINOR or ""."""
 
@@ -60,7 +60,7 @@ class File:
             raise PeerError("malformed", "a manifest entry's value does not fit its type")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Manifest:
     """An enclave's manifest: role, what it starts with which environment, its files and its heap in bytes."""
 

@@ -17,9 +17,9 @@ Intel SGX ECDSA QuoteLibReference, A.4:
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 from enclave_cc.errors import PeerError
+from enclave_cc.record import record
 from enclave_cc.wire.sgx.certification import CertificationData
 from enclave_cc.wire.sgx.report import REPORT_BODY_SIZE, ReportBody
 
@@ -34,7 +34,7 @@ _HEADER = struct.Struct("<HHIHH16s20s")
 _FIXED_SIGNATURE_SIZE = 64 + 64 + REPORT_BODY_SIZE + 64 + 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class QuoteHeader:
     """The first 48 bytes."""
 
@@ -68,7 +68,7 @@ class QuoteHeader:
         return _HEADER.pack(VERSION, ATTESTATION_KEY_ECDSA_P256, 0, self.qe_svn, self.pce_svn, self.qe_vendor_id, self.user_data)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Quote:
     """A whole quote; sizes are checked, nothing else is."""
 

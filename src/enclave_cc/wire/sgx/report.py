@@ -7,10 +7,10 @@ All integers are little-endian. Reserved bytes must be zero: a set one means a s
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 
 from enclave_cc.errors import PeerError
+from enclave_cc.record import field, record
 
 REPORT_BODY_SIZE = 384
 REPORT_SIZE = 432
@@ -73,7 +73,7 @@ class KeyPolicy(IntFlag):
     ISVEXTPRODID = 0x20
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Attributes:
     """ATTRIBUTES: enclave flags and the XSAVE feature mask it runs with."""
 
@@ -90,7 +90,7 @@ class Attributes:
         return bool(self.flags & AttributeFlag.DEBUG)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class ReportBody:
     """The 384 bytes that EREPORT asserts about an enclave; the same in a REPORT and in a quote."""
 
@@ -189,7 +189,7 @@ class ReportBody:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Report:
     """REPORT: a body, and the CMAC that only the target enclave can check. Parsed, not verified."""
 
@@ -212,7 +212,7 @@ class Report:
         return self.body.encode() + self.key_id + self.mac
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class TargetInfo:
     """TARGETINFO: which enclave shall be able to check a REPORT."""
 
@@ -277,7 +277,7 @@ class TargetInfo:
 _SEAL_ATTRIBUTE_MASK = Attributes(int(AttributeFlag.INIT | AttributeFlag.DEBUG), 0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class KeyRequest:
     """KEYREQUEST: which key EGETKEY shall derive."""
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from dataclasses import dataclass, replace
 
 from enclave_cc.crypto import rsa3072
 from enclave_cc.errors import PeerError
+from enclave_cc.record import record, replace
 from enclave_cc.wire.sgx.report import AttributeFlag, Attributes
 
 SIGSTRUCT_SIZE = 1808
@@ -23,7 +23,7 @@ _HEADER2 = bytes.fromhex("01010000600000006000000001000000")
 _LAYOUT = struct.Struct("<16sII16sI84s384sI384sIIBB2s16sQQQQ32s16s16sHH12s384s384s")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class SigStruct:
     """A parsed SIGSTRUCT; `verify` says whether its signature holds."""
 

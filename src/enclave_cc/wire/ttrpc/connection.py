@@ -14,11 +14,11 @@ Not thread-safe: the caller holds one lock around each call, and sends what it r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
 
 from enclave_cc import errors
 from enclave_cc.errors import PeerError, UsageError
+from enclave_cc.record import record
 from enclave_cc.wire.pb import codec
 from enclave_cc.wire.pb import ttrpc as pb
 from enclave_cc.wire.ttrpc import frames, status, streams
@@ -34,7 +34,7 @@ class Role(Enum):
     SERVER = auto()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RequestReceived:
     """A new stream. `unary`: the only thing owed is a response. `open`: the client sends data still."""
 
@@ -44,7 +44,7 @@ class RequestReceived:
     open: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DataReceived:
     """Data on a stream; None for the `no data` flag. `last`: the peer sends no more."""
 
@@ -53,7 +53,7 @@ class DataReceived:
     last: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ResponseReceived:
     """The stream's end. `error` is the status as an error of ours, None for OK."""
 
@@ -62,7 +62,7 @@ class ResponseReceived:
     error: PeerError | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Refusal:
     """Server: a message that was refused. The transport sends `answer`, and gives up the stream if it holds it."""
 
@@ -71,7 +71,7 @@ class Refusal:
     answer: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StreamFailed:
     """Client: the server broke the protocol on this stream, which is closed now."""
 

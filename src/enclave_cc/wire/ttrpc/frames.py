@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from enclave_cc.errors import PeerError, UsageError
+from enclave_cc.record import record
 
 HEADER_SIZE = 10
 MAX_DATA_SIZE = 4 << 20  # PROTOCOL.md: "any larger size should be rejected"
@@ -28,7 +28,7 @@ REQUEST, RESPONSE, DATA = 1, 2, 3
 REMOTE_CLOSED, REMOTE_OPEN, NO_DATA = 0x1, 0x2, 0x4
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Frame:
     """One message. `type` and `flags` are as on the wire: unknown ones are for the connection to judge."""
 
@@ -38,7 +38,7 @@ class Frame:
     data: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Oversize:
     """A frame of `size` bytes of data, above `MAX_DATA_SIZE`; its data was dropped."""
 

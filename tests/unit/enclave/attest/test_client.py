@@ -87,7 +87,7 @@ def client(kbs: ScriptedKbs, platform: Platform) -> KbsClient:
 
 
 def problem(status: int, variant: str = "X", **members: Any) -> Response:
-    return Response(status, (), messages.Problem(variant, "denied, id 42", **members).encode())
+    return Response(status, (), messages.Problem(variant, "the owner's reason", **members).encode())
 
 
 def refused(call: Callable[[], object]) -> EnclaveCcError:
@@ -155,6 +155,7 @@ def test_refused_resources(client: KbsClient, kbs: ScriptedKbs, answer: Response
     assert error.code == code
     if b'"id"' in answer.body:
         assert error.what.endswith("id 42")
+    assert "reason" not in str(error)  # the host reads it
     assert kbs.handshakes == 1
 
 

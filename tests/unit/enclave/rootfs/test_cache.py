@@ -16,6 +16,7 @@ from enclave_cc.enclave.rootfs import cache_files, entries
 from enclave_cc.enclave.rootfs.cache import ENTRIES_FORMAT, NodeCache
 from enclave_cc.enclave.rootfs.entries import Entry, encode_entries
 from enclave_cc.enclave.rootfs.layer import Layer
+from enclave_cc.enclave.rootfs.sealed_reader import SealedReader
 from enclave_cc.enclave.rootfs.sealed_writer import SealedWriter
 from enclave_cc.errors import EnvironmentFault, PeerError
 from enclave_cc.wire.sealed.block import Role
@@ -303,3 +304,35 @@ def test_a_full_disk_under_the_index(cache: NodeCache, monkeypatch: pytest.Monke
 
 def test_the_entries_format_is_that_of_the_entries() -> None:
     assert encode_entries([])[:8] == b"ECCENT%d\0" % ENTRIES_FORMAT
+
+
+def _link(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _device(path: Path) -> None:
+    os.mknod(path, 0o20666, os.makedev(1, 5))  # /dev/zero
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, os.mkdir, _link, _device])
+def test_what_is_no_file_is_a_miss(cache: NodeCache, log: list[str], put: Callable[[Path], object]) -> None:
+    """The host may put anything in a file's place; reading a FIFO would wait for ever."""
+    layer = make_layer(cache.directory)
+    cache.store_layer(layer)
+    (entry,) = (cache.directory / cache_files.INDEX).iterdir()
+    entry.unlink()
+    put(entry)
+    assert lookup(cache, layer) is None
+    assert log
+    blob = cache.directory / cache_files.BLOBS / layer.descriptor.file_name
+    blob.unlink()
+    put(blob)
+    with pytest.raises((PeerError, EnvironmentFault)), SealedReader(cache.directory, layer.descriptor) as reader:
+        reader.read(0, 10)
+
+
+def test_a_lease_is_not_written_through_a_link(cache: NodeCache, tmp_path: Path) -> None:
+    (cache.directory / cache_files.LEASES / "c").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(EnvironmentFault):
+        cache.for_container("c").store_layer(make_layer(cache.directory))
+    assert not (tmp_path / "elsewhere").exists()

@@ -339,3 +339,13 @@ def test_the_number_of_members_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("enclave_cc.enclave.rootfs.tar.MAX_ENTRIES", 3)
     assert len(parse(header() * 3 + END)) == 3
     assert "too many" in refused(header() * 4 + END)
+
+
+def test_extended_attributes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that Linux cannot have, and a global header whose attributes every file would get."""
+    long = pax((b"SCHILY.xattr.user." + b"x" * 70_000, b"v"))
+    assert "extended attributes" in refused(long + header() + bytes(1024))
+    monkeypatch.setattr("enclave_cc.enclave.rootfs.tar.MAX_XATTRS", 4000)
+    everywhere = pax((b"SCHILY.xattr.user.x", b"v" * 1000), flag=b"g")
+    assert len(parse(everywhere + header() * 3 + bytes(1024))) == 3
+    assert "extended attributes" in refused(everywhere + header() * 4 + bytes(1024))

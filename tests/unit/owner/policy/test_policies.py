@@ -137,11 +137,10 @@ def test_reasons_name_the_nearest_measurement() -> None:
     reason = denial.reasons[0].because[0].because[0]
     assert reason.nearest == {"value": "dd" * 32, "how": "another build of the same product and signer", "source": source}
     assert reason.expected == ["cc" * 32, "dd" * 32]
-    mistyped = References(sgx_mr_enclave=["cc" * 32, "aa" * 31 + "ab"])
-    denial = ask(judge(evidence(), mistyped), references=mistyped)
+    unrelated = References(sgx_mr_enclave=["cc" * 32, "aa" * 31 + "ab"])
+    denial = ask(judge(evidence(), unrelated), references=unrelated)
     assert isinstance(denial, release.Denial)
-    nearest = denial.reasons[0].because[0].because[0].nearest
-    assert (nearest["value"], nearest["how"]) == ("aa" * 31 + "ab", "63 hex digits alike")
+    assert denial.reasons[0].because[0].because[0].nearest is None  # digests that look alike have nothing in common
     tree = denial.reasons[0].to_json()
     assert tree["because"][0]["because"][0]["found"] == MR_ENCLAVE
     assert "version 3" in tree["rule"]

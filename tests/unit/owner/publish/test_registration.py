@@ -129,7 +129,8 @@ def test_a_host_may_override_what_the_owner_says(store: Store) -> None:
     registration.register_overrides(store, IMAGE, None)
     assert allowed(store) == ["env", "volumes"]
     registration.register_overrides(store, Reference.parse("h:1/z"), ["all"])
-    assert allowed(store, "h:1/z") == ["capabilities", "command", "env", "exec", "user", "volumes", "workdir"]
+    everything = ["capabilities", "command", "env", "exec", "stdin", "user", "volumes", "workdir"]
+    assert allowed(store, "h:1/z") == everything
     registration.register_overrides(store, IMAGE, ["env:COLOUR", "volumes:/data"])
     assert allowed(store) == ["env:COLOUR", "volumes:/data"]
     registration.register_overrides(store, IMAGE, [])

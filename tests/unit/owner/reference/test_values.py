@@ -148,6 +148,9 @@ def test_json_form() -> None:
         {"name": "x"},
         {"name": 5, "value": 1},
         {"name": "x", "value": 1, "expires": "5"},
+        {"name": "x", "value": 1, "expires": -1},
+        {"name": "x", "value": 1, "expires": 10**12},  # no date that a listing could show
+        {"name": "x", "value": 1, "expires": 1 << 80},  # nor SQLite store
         {"name": "x", "value": 1, "member": 1},
     ):
         with pytest.raises(PeerError):

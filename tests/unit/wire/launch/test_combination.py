@@ -54,7 +54,9 @@ def test_the_image_alone() -> None:
     assert (statement.cwd, statement.user, statement.stop_signal) == ("/srv", "app:audio", 15)
     assert statement.capabilities == DEFAULT_CAPABILITIES
     assert len(DEFAULT_CAPABILITIES) == 14
-    assert not (statement.allow_exec or statement.terminal or statement.no_new_privileges or statement.read_only_root)
+    assert not (
+        statement.allow_exec or statement.stdin or statement.terminal or statement.no_new_privileges or statement.read_only_root
+    )
     assert statement.volumes == statement.scratch == statement.files == statement.groups == statement.rlimits == ()
 
 
@@ -97,11 +99,19 @@ def test_variables() -> None:
     assert "SECRET-VALUE" not in str(denied(env=("A=SECRET-VALUE",)))
 
 
+def test_standard_input_needs_its_word() -> None:
+    """An image whose command is a shell does what it reads: a terminal or a pipe replaces the command."""
+    assert not launch().stdin
+    for wish in ({"stdin": True}, {"terminal": True}):
+        assert launch(None, "stdin", **wish).stdin
+        assert "standard input" in denied("env", "exec", "user", "volumes", "workdir", **wish).what
+
+
 def test_a_terminal_and_a_host_name_show_in_the_environment() -> None:
-    statement = launch(terminal=True, hostname="pod-1")
+    statement = launch(None, "stdin", terminal=True, hostname="pod-1")
     assert statement.env == (f"PATH={DEFAULT_PATH}", "TERM=xterm", "HOSTNAME=pod-1", "COLOUR=blue", "EMPTY=")
     assert (statement.terminal, statement.hostname) == (True, "pod-1")
-    assert "TERM=dumb" in launch(Image(env=("TERM=dumb",)), terminal=True).env
+    assert "TERM=dumb" in launch(Image(env=("TERM=dumb",)), "stdin", terminal=True).env
 
 
 def test_capabilities() -> None:

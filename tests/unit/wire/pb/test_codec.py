@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -11,18 +10,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from enclave_cc.errors import PeerError
+from enclave_cc.record import record
 from enclave_cc.wire.pb import agent, codec, ttrpc
 
 COMMON = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Leaf:
     text: str = codec.string(1)
     number: int = codec.int64(2)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Kinds:
     i32: int = codec.int32(1)
     i64: int = codec.int64(2)
@@ -32,14 +32,14 @@ class Kinds:
     real: float = codec.double(6)
     text: str = codec.string(7)
     raw: bytes = codec.bytestring(8)
-    leaf: Leaf | None = codec.message(9, Leaf)  # noqa: RUF009
+    leaf: Leaf | None = codec.message(9, Leaf)
     i32s: tuple[int, ...] = codec.int32(11, repeated=True)
     u64s: tuple[int, ...] = codec.uint64(12, repeated=True)
     reals: tuple[float, ...] = codec.double(13, repeated=True)
     texts: tuple[str, ...] = codec.string(14, repeated=True)
     raws: tuple[bytes, ...] = codec.bytestring(15, repeated=True)
     leaves: tuple[Leaf, ...] = codec.message(16, Leaf, repeated=True)
-    labels: dict[str, str] = codec.string_map(17)  # noqa: RUF009
+    labels: dict[str, str] = codec.string_map(17)
     unpacked: tuple[int, ...] = codec.int64(18, repeated=True)
 
 
@@ -265,7 +265,7 @@ def test_limits_on_items_and_depth() -> None:
     with pytest.raises(PeerError):
         codec.decode(Kinds, b"\x90\x01\x01" * (codec.MAX_ITEMS + 1))
 
-    @dataclass(frozen=True, slots=True)
+    @record
     class Nest:
         pass
 
@@ -287,7 +287,7 @@ def test_values_outside_their_kind_are_our_bug(value: object) -> None:
 
 
 def test_a_number_used_twice_is_our_bug() -> None:
-    @dataclass(frozen=True, slots=True)
+    @record
     class Twice:
         a: int = codec.int32(1)
         b: int = codec.int32(1)

@@ -118,6 +118,16 @@ def test_bodies_that_are_not_strict_json(body: bytes) -> None:
         assert refused.value.code == "malformed"
 
 
+def test_text_that_nothing_can_encode_again() -> None:
+    """Half of a surrogate pair, as bytes that the standard library's reader takes."""
+    body = dump(ATTESTATION).replace(b"bm9uY2U=", b"\xed\xa0\x80")
+    assert json.loads(body)
+    with pytest.raises(PeerError):
+        messages.Attestation.parse(body)
+    with pytest.raises(PeerError):
+        messages.Attestation.parse(dump(ATTESTATION).decode().encode("utf-16"))
+
+
 def test_problem() -> None:
     problem = messages.Problem("PolicyDeny", "denied, id 1", "kbs-denied", "1")
     wire = json.loads(problem.encode())

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from enclave_cc.enclave.rootfs import entries as kinds
-from enclave_cc.errors import PeerError, foreign
+from enclave_cc.errors import PeerError
 
 MAGIC: Final = 0xE0F5E1E2
 SUPERBLOCK_OFFSET: Final = 1024
@@ -130,7 +130,7 @@ def encode_xattrs(xattrs: Mapping[bytes, bytes]) -> bytes:
         rest = name[len(prefix) :]
         # The ACLs' names are complete; all others need a name after the prefix. 255 is XATTR_NAME_MAX.
         if not index or bool(rest) == (index in (2, 3)) or len(name) > 255 or len(value) > 0xFFFF:
-            raise PeerError("layer-broken", f"extended attribute {foreign(name)}")
+            raise PeerError("layer-broken", "an extended attribute that Linux does not take")
         size = _XATTR_ENTRY.size + len(rest) + len(value)
         parts += (_XATTR_ENTRY.pack(len(rest), index, len(value)), rest, value, bytes(-size % 4))
     area = b"".join(parts)
