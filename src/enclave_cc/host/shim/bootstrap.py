@@ -28,7 +28,9 @@ def start(arguments: Arguments, serve: Callable[[Arguments, str, int, str], None
     path = socket_path(arguments, group)
     listener = listen(path)
     if listener is not None:
-        if os.fork() == 0:
+        from enclave_cc.host.shim import fork_server
+
+        if not fork_server.ask(arguments, group, listener, path) and os.fork() == 0:
             try:
                 os.setsid()
                 null = os.open("/dev/null", os.O_RDWR)
