@@ -23,9 +23,7 @@ IMAGE_NAME = "io.kubernetes.cri.image-name"
 OWN_IMAGE = "enclave-cc.image"
 
 # Boot init makes these itself, as every runtime does by default.
-_OWN_PLACES = frozenset({"/proc", "/dev", "/dev/pts", "/dev/mqueue", "/sys", "/sys/fs/cgroup", "/run"})
-# Kubernetes shares it between a pod's containers. Between enclaves it would be the host's memory: each has its own.
-_SHARED_MEMORY = "/dev/shm"  # noqa: S108
+_OWN_PLACES = frozenset({"/proc", "/dev", "/dev/pts", "/dev/mqueue", "/dev/shm", "/sys", "/sys/fs/cgroup", "/run"})  # noqa: S108
 _GENERATED = {place: name for name, place in mounts.GENERATED_FILES.items()}
 _JOINED = ("network", "ipc", "uts")
 
@@ -153,7 +151,7 @@ def _split_mounts(
         if destination in _GENERATED:
             generated[_GENERATED[destination]] = Path(source)
             continue
-        if destination == _SHARED_MEMORY or (destination in _OWN_PLACES and mount.get("type") != "bind"):
+        if destination in _OWN_PLACES and mount.get("type") != "bind":
             continue
         if mount.get("type") != "bind":
             raise PeerError(
