@@ -39,6 +39,7 @@ def delete(arguments: Arguments) -> bytes:
         group = arguments.id
     if arguments.id != group and _is_left_to_shim(arguments, group, deadline=configuration.deadlines.remove):
         return codec.encode(task.DeleteResponse(0, KILLED, task.Timestamp.of(time.time_ns())))
+    _shut_down(arguments, group)
     identifier = pod_id(arguments.namespace, group)
     take_down(configuration, identifier)
     runc = Runc(configuration.runc, Directories.of(configuration).runc, deadline=configuration.deadlines.runc)
@@ -67,6 +68,15 @@ def _is_left_to_shim(arguments: Arguments, group: str, *, deadline: float) -> bo
                 if error.code == "deadline":
                     return False
     return True
+
+
+def _shut_down(arguments: Arguments, group: str) -> None:
+    """Ends the pod's shim if there is one that answers: one in which nothing was made yet is in no pod's journal."""
+    from enclave_cc.transport.ttrpc import Client
+
+    request = codec.encode(task.ShutdownRequest(arguments.id, True))
+    with suppress(PeerError, EnvironmentFault), Client(bootstrap.socket_path(arguments, group), deadline=_GRACE) as client:
+        client.call(task.SERVICES[0], "Shutdown", request)
 
 
 def take_down(configuration: Configuration, identifier: str) -> None:
