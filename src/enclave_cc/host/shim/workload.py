@@ -67,6 +67,11 @@ def translate(spec: Mapping[str, Any], *, terminal: bool) -> Workload:
     """Raises `UsageError`, `PeerError` for what cannot hold in an enclave."""
     try:
         return _translate(spec, terminal=terminal)
+    except PeerError as error:
+        if error.code != "malformed":
+            raise
+        # The agent would call it that too; here it is what the pod's author asked for.
+        raise PeerError("launch-failed", error.what, "Change the container's specification.") from error
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UsageError(
             "usage", f"the container's specification cannot be read: {type(error).__name__} {foreign(error)}"

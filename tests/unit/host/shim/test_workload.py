@@ -161,8 +161,9 @@ def test_of_two_mounts_at_one_place_the_later_counts() -> None:
     ],
 )
 def test_mounts_that_no_enclave_may_have(mount: dict[str, Any]) -> None:
-    with pytest.raises(PeerError):
+    with pytest.raises(PeerError) as caught:
         translate(mounts=[mount])
+    assert caught.value.code == "launch-failed"
 
 
 def test_the_image_must_be_named() -> None:
