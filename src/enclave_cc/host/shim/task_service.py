@@ -196,9 +196,12 @@ def read_spec(bundle: Path) -> dict[str, Any]:
     """The bundle's OCI specification. Raises `PeerError("malformed")`, `UsageError("not-found")`."""
     try:
         with (bundle / "config.json").open("rb") as file:
-            return _parse_json(file.read(_SPEC_LIMIT), "the specification")
+            spec = _parse_json(file.read(_SPEC_LIMIT), "the specification")
     except OSError as error:
         raise UsageError("not-found", f"{bundle} holds no specification: {error.strerror}") from error
+    if not isinstance(spec.get("linux"), dict) or not isinstance(spec.get("process"), dict):
+        raise PeerError("malformed", "the specification is not one of a Linux container")
+    return spec
 
 
 def _parse_json(data: bytes, what: str) -> dict[str, Any]:
