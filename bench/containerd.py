@@ -54,8 +54,9 @@ def measure(testbed: testbeds.Testbed, node: daemon.Node, directory: Path, repea
     root = testbeds.busybox_root(directory / "root")
     source = testbeds.make_image(directory / "layout", "pod", root, "--config.cmd", "/bin/sh")
     encrypted = testbed.publish(source, "pod", "--allow", "all")
+    (root / "ordinary").write_text("containerd takes images of the same layers for one\n")
     plain = f"{testbed.registry_host}/plain:latest"
-    daemon.push_layout(source, plain)
+    daemon.push_layout(testbeds.make_image(directory / "layout", "plain", root, "--config.cmd", "/bin/sh"), plain)
     cri = clients.Cri(node.address)
     kubelets = {}
     for handler, image in ((RUNC, plain), (OURS, encrypted)):
