@@ -1,5 +1,7 @@
 """Pods on containerd: ours against io.containerd.runc.v2 on the same containerd, in the same run.
 
+Ours twice: with each shim started by itself, and with the node's optional fork server.
+
 - start: RunPodSandbox, CreateContainer and StartContainer until the workload's first byte is in its log, image cached.
   Ours makes two enclaves meanwhile, attests to the KBS over HTTPS, checks the signature, has keys released and mounts.
 - idle memory: PSS of the shims at 20 pods of each kind with one container each.
@@ -11,10 +13,12 @@ from __future__ import annotations
 import argparse
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests/integration/containerd"))
@@ -31,7 +35,8 @@ from enclave_cc.transport import ttrpc
 from enclave_cc.wire.pb import codec, task
 
 STAGES = ("RunPodSandbox", "CreateContainer", "StartContainer", "first output")
-SHIMS = {RUNC: "containerd-shim-runc-v2", OURS: "containerd-shim-rune-v2"}
+FORKED = "enclave-cc, fork server"
+SHIMS = {RUNC: "containerd-shim-runc-v2", OURS: "containerd-shim-rune-v2", FORKED: "containerd-shim-rune-v2"}
 
 
 def main(arguments: list[str]) -> int:
@@ -59,9 +64,9 @@ def measure(testbed: testbeds.Testbed, node: daemon.Node, directory: Path, repea
     daemon.push_layout(testbeds.make_image(directory / "layout", "plain", root, "--config.cmd", "/bin/sh"), plain)
     cri = clients.Cri(node.address)
     kubelets = {}
-    for handler, image in ((RUNC, plain), (OURS, encrypted)):
+    for name, handler, image in ((RUNC, RUNC, plain), (OURS, OURS, encrypted), (FORKED, OURS, encrypted)):
         cri.pull(image)
-        kubelets[handler] = Kubelet(node, cri, directory / "logs", handler, image)
+        kubelets[name] = Kubelet(node, cri, directory / "logs", handler, image)
     try:
         compare_starts(testbed, kubelets, repeat)
         compare_idle(node, kubelets, pods)
@@ -102,28 +107,31 @@ def boot_stages(testbed: testbeds.Testbed) -> dict[str, int]:
 
 
 def compare_starts(testbed: testbeds.Testbed, kubelets: dict[str, Kubelet], repeat: int) -> None:
-    found: dict[str, list[list[float]]] = {RUNC: [], OURS: []}
+    found: dict[str, list[list[float]]] = {name: [] for name in kubelets}
     boots: list[dict[str, int]] = []
     for number in range(repeat + 1):
-        for handler, kubelet in kubelets.items():
-            pod, reached = start(kubelet)
-            if number:  # the first of each fills caches
-                found[handler].append(reached)
-                if handler == OURS:
-                    boots.append(boot_stages(testbed))
-            pod.end()
+        for name, kubelet in kubelets.items():
+            with fork_server(kubelet.node, wanted=name == FORKED):
+                pod, reached = start(kubelet)
+                if number:  # the first of each fills caches
+                    found[name].append(reached)
+                    if name == OURS:
+                        boots.append(boot_stages(testbed))
+                pod.end()
     rows: list[list[object]] = []
     for index, stage in enumerate(STAGES):
-        ours, theirs = (statistics.median(r[index] - (r[index - 1] if index else 0) for r in found[h]) for h in (OURS, RUNC))
-        rows.append([stage, ours * 1e3, theirs * 1e3, ours / max(theirs, 1e-6)])
-    ours, theirs = (statistics.median(r[-1] for r in found[h]) for h in (OURS, RUNC))
-    rows.append(["whole", ours * 1e3, theirs * 1e3, ours / theirs])
-    print_table([f"ms, median of {repeat}", "enclave-cc", "runc.v2", "ratio"], rows)
+        medians = {h: statistics.median(r[index] - (r[index - 1] if index else 0) for r in found[h]) * 1e3 for h in found}
+        rows.append(
+            [stage, *medians.values(), medians[OURS] / max(medians[RUNC], 1e-3), medians[FORKED] / max(medians[RUNC], 1e-3)]
+        )
+    wholes = {h: statistics.median(r[-1] for r in found[h]) * 1e3 for h in found}
+    rows.append(["whole", *wholes.values(), wholes[OURS] / wholes[RUNC], wholes[FORKED] / wholes[RUNC]])
+    print_table([f"ms, median of {repeat}", *found, "ratio", "ratio, fork server"], rows)
     print("of it, boot init (median, ms after its start):")
     for stage in boots[0] if boots else ():
         print(f"  {stage:<24} {statistics.median(b[stage] for b in boots if stage in b):7.1f}")
-    ratio = ours / theirs
-    print_ceiling("pod to first output", ratio, 3)
+    print_ceiling("pod to first output", wholes[OURS] / wholes[RUNC], 3)
+    print_ceiling("with the fork server", wholes[FORKED] / wholes[RUNC], 3)
     print()
 
 
@@ -141,7 +149,8 @@ def shim_processes(node: daemon.Node, name: str) -> list[Path]:
     for directory in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             line = (directory / "cmdline").read_bytes()
-            if name.encode() in line and str(node.address).encode() in line:
+            # A fork of the fork server has that one's command line, which names no containerd.
+            if name.encode() in line and (str(node.address).encode() in line or b"\0fork-server\0" in line):
                 found.append(directory)
     return found
 
@@ -149,24 +158,38 @@ def shim_processes(node: daemon.Node, name: str) -> list[Path]:
 def compare_idle(node: daemon.Node, kubelets: dict[str, Kubelet], pods: int) -> None:
     rows: list[list[object]] = []
     sizes, rates = {}, {}
-    for handler, kubelet in kubelets.items():
-        for _ in range(pods):
-            pod = kubelet.run_pod()
-            container = pod.shell("echo up; exec sleep 3000")
-            wait_until(lambda p=pod, c=container: p.output(c) == "up\n")
-        time.sleep(2)
-        processes = shim_processes(node, SHIMS[handler])
-        sizes[handler] = [proportional_set_size(directory) for directory in processes]
-        rates[handler] = call_rate(kubelet.pods[-1])
-        rows.append([SHIMS[handler], len(processes), sum(sizes[handler]) / pods / 1e6, max(sizes[handler]) / 1e6, rates[handler]])
-        kubelet.close()
+    for name, kubelet in kubelets.items():
+        with fork_server(node, wanted=name == FORKED):
+            for _ in range(pods):
+                pod = kubelet.run_pod()
+                container = pod.shell("echo up; exec sleep 3000")
+                wait_until(lambda p=pod, c=container: p.output(c) == "up\n")
+            time.sleep(2)
+            sizes[name] = [proportional_set_size(p) for p in shim_processes(node, SHIMS[name])]
+            rates[name] = call_rate(kubelet.pods[-1])
+            rows.append([name, len(sizes[name]), sum(sizes[name]) / pods / 1e6, max(sizes[name]) / 1e6, rates[name]])
+            kubelet.close()
     assert node.snapshotter is not None
     rows.append(["snapshotter (one a node)", 1, proportional_set_size(Path(f"/proc/{node.snapshotter.pid}")) / 1e6, "", ""])
     print_table([f"idle, {pods} pods", "processes", "MB PSS per pod", "largest MB", "ttrpc calls/s"], rows)
-    ratio = sum(sizes[OURS]) / sum(sizes[RUNC])
-    print_ceiling("shim PSS per pod", ratio, 1)
-    ratio = rates[OURS] / rates[RUNC]
-    print(f"ttrpc State calls per second: {ratio:.2f}x of the Go server's")
+    print_ceiling("shim PSS per pod", sum(sizes[OURS]) / sum(sizes[RUNC]), 1)
+    print_ceiling("with the fork server, its own memory included", sum(sizes[FORKED]) / sum(sizes[RUNC]), 1)
+    print(f"ttrpc State calls per second: {rates[OURS] / rates[RUNC]:.2f}x of the Go server's")
+
+
+@contextmanager
+def fork_server(node: daemon.Node, *, wanted: bool) -> Iterator[None]:
+    """Runs the node's fork server if `wanted`."""
+    if not wanted:
+        yield
+        return
+    process = subprocess.Popen([node.shim, "fork-server"], env=node.environment)
+    try:
+        time.sleep(0.6)
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
 
 
 def call_rate(pod: Pod, *, seconds: float = 2.0) -> float:
