@@ -125,6 +125,7 @@ def _translate(spec: Mapping[str, Any], *, terminal: bool) -> Workload:
         read_only_root=bool((spec.get("root") or {}).get("readonly")),
         no_new_privileges=bool(process.get("noNewPrivileges")),
         capabilities=read_capabilities(process),
+        seccomp=read_seccomp(spec["linux"]),
     )
     foundation = make_foundation(spec, str(spec["linux"]["cgroupsPath"]))
     image = find_image(annotations_of(spec))
@@ -172,6 +173,18 @@ def _split_mounts(
 def read_capabilities(process: Mapping[str, Any]) -> tuple[str, ...]:
     """What a workload may have at most, as CAP_NAME: all of it for root, as under runc."""
     return tuple(sorted({str(name) for name in (process.get("capabilities") or {}).get("bounding") or ()}))
+
+
+def read_seccomp(linux: Mapping[str, Any]) -> str:
+    """The pod's seccomp profile as a filter in base64; none when it has none."""
+    profile = linux.get("seccomp")
+    if not profile:
+        return ""
+    import base64
+
+    from enclave_cc.host.shim import seccomp  # not for pods without one
+
+    return base64.b64encode(seccomp.compile_profile(profile)).decode()
 
 
 def read_user(user: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:

@@ -114,6 +114,7 @@ def combine(
         terminal=overrides.terminal,
         capabilities=DEFAULT_CAPABILITIES if overrides.capabilities is None else overrides.capabilities,
         no_new_privileges=overrides.no_new_privileges,
+        seccomp=overrides.seccomp,
         read_only_root=overrides.read_only_root,
         upper_size=overrides.upper_size,
         allow_exec=allowed.allows("exec"),
