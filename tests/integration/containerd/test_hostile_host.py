@@ -114,7 +114,7 @@ def test_a_refusal_leaves_the_pod_whole(strict_pods: Kubelet) -> None:
 
 def test_privileged_is_refused(strict_pods: Kubelet) -> None:
     """All capabilities at once, as kube-system pods like to have them."""
-    pod = strict_pods.run_pod()
+    pod = strict_pods.run_pod(privileged=True)
     assert refusal(pod, privileged=True) == "launch-denied"
 
 
@@ -226,6 +226,20 @@ def test_another_image_than_the_host_knows_is_refused(
     assert refusal(pod, "/bin/sh", "-c", "echo second", name="second", image=image) == "digest-mismatch"
     cri.pull(image)
     assert pod.run("echo third", name="third", image=image) == (0, "third\n")
+
+
+# --- memory that containers share
+
+
+def test_shared_memory_needs_the_owners_word(enclaves: Kubelet, testbed: testbeds.Testbed, sources: Path, cri: clients.Cri) -> None:
+    """/dev/shm of a pod is the host's memory: without the owner's word each container has one of its own."""
+    image = testbed.publish(make_own_image(sources, "alone"), "alone", "--allow", "command")
+    cri.pull(image)
+    pod = enclaves.run_pod()
+    assert pod.run("echo secret > /dev/shm/word; cat /dev/shm/word", name="writer", image=image) == (0, "secret\n")
+    assert pod.run("cat /dev/shm/word 2>/dev/null", name="reader", image=image) == (1, "")
+    shared = [path for path in enclaves.node.state.rglob("shm/*") if path.is_file()]
+    assert shared == []
 
 
 # --- exec
