@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from enclave_cc.host.shim.arguments import Arguments
 
 SOCKETS = "/run/containerd/s"  # containerd's own place for them
+SUFFIX = "-rune"  # tells ours from other shims' there
 _BACKLOG = 128
 _SANDBOX_ID = "io.kubernetes.cri.sandbox-id"
 
@@ -73,7 +74,7 @@ def socket_path(arguments: Arguments, group: str) -> str:
     except ImportError:
         from hashlib import blake2b
     whole = f"{arguments.address}/{arguments.namespace}/{group}"
-    return f"{SOCKETS}/{blake2b(whole.encode(), digest_size=32).hexdigest()}"
+    return f"{SOCKETS}/{blake2b(whole.encode(), digest_size=32).hexdigest()}{SUFFIX}"
 
 
 def listen(path: str) -> int | None:
