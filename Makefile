@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: setup demo test lint bench fuzz clean locks
+.PHONY: setup demo test heavy lint bench fuzz clean locks
 
 setup: $(VENV)/.ready
 
@@ -18,6 +18,10 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest $(TESTS)
+
+# Pods on containerd in numbers, under kill -9, and the same tests on ordinary runc pods: half an hour.
+heavy: setup
+	ENCLAVE_CC_PODS=50 ENCLAVE_CC_AT_ONCE=20 ENCLAVE_CC_KILLS=200 $(BIN)/python -m pytest -m "" tests/integration/containerd
 
 lint: setup
 	$(BIN)/ruff check .

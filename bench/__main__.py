@@ -1,4 +1,4 @@
-"""Runs all benchmarks, or those named: sealed, pull, start, memory."""
+"""Runs all benchmarks, or those named: sealed, pull, start, memory, containerd."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 
-from bench import memory, pull, sealed, start
+from bench import containerd, memory, pull, sealed, start
 
-BENCHMARKS = {"sealed": sealed.main, "pull": pull.main, "start": start.main, "memory": memory.main}
+BENCHMARKS = {"sealed": sealed.main, "pull": pull.main, "start": start.main, "memory": memory.main, "containerd": containerd.main}
 
 
 def main(names: list[str]) -> int:

@@ -94,7 +94,7 @@ def enclaves(node: daemon.Node, cri: clients.Cri, tmp_path: Path, encrypted: str
     yield from make_kubelet(node, cri, tmp_path / "enclaves", OURS, encrypted)
 
 
-@pytest.fixture(params=[RUNC, OURS])
+@pytest.fixture(params=[pytest.param(RUNC, marks=pytest.mark.heavy), OURS])
 def kubelet(request: pytest.FixtureRequest) -> Kubelet:
-    """Every test of this fixture runs with ordinary pods and with ours: they may not differ."""
+    """Every test of this fixture runs with ours, and in `make heavy` with ordinary pods too: they may not differ."""
     return request.getfixturevalue("ordinary" if request.param == RUNC else "enclaves")

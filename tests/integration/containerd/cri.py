@@ -195,6 +195,7 @@ def pod(
     host_network: bool = False,
     host_pid: bool = False,
     shared_pid: bool = False,
+    privileged: bool = False,
     hostname: str | None = None,
     namespace: str = "default",
     annotations: dict[str, str] | None = None,
@@ -210,7 +211,7 @@ def pod(
         pid=Namespace.NODE if host_pid else Namespace.POD if shared_pid else Namespace.CONTAINER,
         ipc=Namespace.POD,
     )
-    security = SandboxSecurityContext(namespace_options=options)
+    security = SandboxSecurityContext(namespace_options=options, privileged=privileged)
     return PodSandboxConfig(
         metadata=PodSandboxMetadata(name, uid, namespace, 0),
         hostname="" if host_network else name if hostname is None else hostname,

@@ -25,6 +25,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from enclave_cc.host.shim import launcher
+
 BIN = Path(sys.executable).parent
 SNAPSHOTTER = "enclave-cc"
 NAMESPACE = "k8s.io"  # CRI's
@@ -62,6 +64,10 @@ class Node:
     @property
     def state(self) -> Path:
         return self.directory / "state"
+
+    @property
+    def shim(self) -> Path:
+        return self.directory / "bin" / launcher.NAME
 
     @property
     def content(self) -> Path:

@@ -18,7 +18,7 @@ SHIM_SOCKETS = Path("/run/containerd/s")
 
 
 def take(node: daemon.Node, testbed: testbeds.Testbed) -> Holdings:
-    """By kind, what is there now. Sockets of shims count when nobody listens on them."""
+    """By kind, what is there now. Sockets of shims count when nobody listens on them (those of fork servers are no pod's)."""
     here = (f"{node.directory}/", f"{testbed.run_directory}/", f"{testbed.state}/")
     mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     special = list(special_files(node.state, testbed.run_directory))
@@ -29,7 +29,7 @@ def take(node: daemon.Node, testbed: testbeds.Testbed) -> Holdings:
         "control groups": {str(p) for base in Path("/sys/fs/cgroup").glob(f"*{PARENT}") for p in base.rglob("*") if p.is_dir()},
         "FIFOs": {path for path, kind in special if kind == stat.S_IFIFO},
         "sockets": {path for path, kind in special if kind == stat.S_IFSOCK}
-        | {str(p) for p in SHIM_SOCKETS.glob("*") if str(p) not in listening},
+        | {str(p) for p in SHIM_SOCKETS.glob("*") if str(p) not in listening and not p.name.startswith("rune-")},
         "snapshots": {
             line.split()[0]
             for line in node.ctr("snapshots", "--snapshotter", daemon.SNAPSHOTTER, "ls").stdout.splitlines()[1:]

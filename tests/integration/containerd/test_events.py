@@ -102,7 +102,7 @@ def test_the_event_of_a_memory_limit(kubelet: Kubelet, events: Events) -> None:
 # --- ctr
 
 
-@pytest.fixture(params=[RUNC, OURS])
+@pytest.fixture(params=[pytest.param(RUNC, marks=pytest.mark.heavy), OURS])
 def runtime(request: pytest.FixtureRequest, node: daemon.Node, plain: str, encrypted: str) -> tuple[str, list[str], str]:
     """(name, options of `ctr run`, image): the image is in containerd's namespace k8s.io."""
     image = plain if request.param == RUNC else encrypted

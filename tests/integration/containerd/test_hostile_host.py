@@ -79,6 +79,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], dict[str, object]]] = {
     "user": ((), {"run_as_user": Int64Value(0)}),
     "group": ((), {"run_as_user": Int64Value(1000), "run_as_group": Int64Value(0)}),
     "supplementary groups": ((), {"supplemental_groups": (0,)}),
+    "capabilities": ((), {"add": ("SYS_ADMIN",)}),
     "volume": ((), {"mounts": (Mount("/bin", "/tmp"),)}),
     "file": ((), {"mounts": (Mount("/bin/sh", "/bin/busybox"),)}),
     "a host's file as resolv.conf's directory": ((), {"mounts": (Mount("/etc", "/etc"),)}),
@@ -111,16 +112,10 @@ def test_a_refusal_leaves_the_pod_whole(strict_pods: Kubelet) -> None:
     assert pod.output(container).endswith("blue\n")
 
 
-def test_privileges_cannot_be_added(strict_pods: Kubelet) -> None:
-    """`privileged`, added capabilities and shared namespaces give the host no way in, whatever they end in."""
-    pod = strict_pods.run_pod()
-    container = pod.create(name="caps", add=("SYS_ADMIN", "SYS_PTRACE"))
-    try:
-        pod.cri.start(container)
-    except grpc.RpcError as error:
-        assert find_code(str(error.details())) == "launch-denied"
-    else:
-        assert pod.output(container).startswith("uid=1000(app)") or pod.wait(container).exit_code == 0
+def test_privileged_is_refused(strict_pods: Kubelet) -> None:
+    """All capabilities at once, as kube-system pods like to have them."""
+    pod = strict_pods.run_pod(privileged=True)
+    assert refusal(pod, privileged=True) == "launch-denied"
 
 
 @pytest.mark.parametrize("shared", [{"shared_pid": True}, {"host_pid": True}])
@@ -231,6 +226,20 @@ def test_another_image_than_the_host_knows_is_refused(
     assert refusal(pod, "/bin/sh", "-c", "echo second", name="second", image=image) == "digest-mismatch"
     cri.pull(image)
     assert pod.run("echo third", name="third", image=image) == (0, "third\n")
+
+
+# --- memory that containers share
+
+
+def test_shared_memory_needs_the_owners_word(enclaves: Kubelet, testbed: testbeds.Testbed, sources: Path, cri: clients.Cri) -> None:
+    """/dev/shm of a pod is the host's memory: without the owner's word each container has one of its own."""
+    image = testbed.publish(make_own_image(sources, "alone"), "alone", "--allow", "command")
+    cri.pull(image)
+    pod = enclaves.run_pod()
+    assert pod.run("echo secret > /dev/shm/word; cat /dev/shm/word", name="writer", image=image) == (0, "secret\n")
+    assert pod.run("cat /dev/shm/word 2>/dev/null", name="reader", image=image) == (1, "")
+    shared = [path for path in enclaves.node.state.rglob("shm/*") if path.is_file()]
+    assert shared == []
 
 
 # --- exec

@@ -10,6 +10,7 @@ from enclave_cc.enclave.boot.process import ProcessSpec
 from enclave_cc.errors import PeerError, foreign
 from enclave_cc.record import record, replace
 from enclave_cc.wire.control.message import ExecRequest
+from enclave_cc.wire.launch.overrides import read_filter
 from enclave_cc.wire.launch.statement import LaunchStatement, Rlimit
 
 _UNLIMITED = (1 << 64) - 1
@@ -49,6 +50,7 @@ def interpret(statement: LaunchStatement) -> Launch:
         groups=statement.groups,
         capabilities=capabilities.parse_names(statement.capabilities),
         no_new_privileges=statement.no_new_privileges,
+        seccomp=read_filter(statement.seccomp),
         rlimits=tuple(_interpret_limit(limit) for limit in statement.rlimits),
         terminal=statement.terminal,
     )

@@ -69,9 +69,13 @@ def apply(record: Path, changes: list[Change], note: dict[str, Any]) -> None:
             elif change.kind == "link":
                 change.path.symlink_to(os.fsdecode(change.after))
             else:
-                _write(change.path, change.after, change.status.mode if change.status else 0o644, change.status)
+                _write(change.path, change.after, change.status.mode if change.status else _mode_of(change.after), change.status)
     except OSError as error:
         raise _fault(error) from error
+
+
+def _mode_of(content: bytes) -> int:
+    return 0o755 if content.startswith(b"#!") else 0o644
 
 
 def read_record(record: Path) -> tuple[list[Change], dict[str, Any]] | None:

@@ -13,6 +13,7 @@ from enclave_cc.host.install import changes, drop_in, toml_text
 from enclave_cc.host.install import containerd as installed
 from enclave_cc.host.install.changes import Change
 from enclave_cc.host.sandbox.configuration import Configuration
+from enclave_cc.host.shim import launcher
 from enclave_cc.record import record
 
 SHIM = "containerd-shim-rune-v2"
@@ -105,7 +106,9 @@ def plan(
     if link != program:
         if link.is_symlink() or link.exists():
             raise UsageError("already-exists", f"{link} is there already", "Remove it, or name another directory with --links.")
-        planned.append(Change(link, "link", str(program).encode()))
+        # Not a link to pip's console script: that loads `site` at each start of a pod.
+        variables = {"ENCLAVE_CC_CONFIG": str(Path(settings.source).resolve())} if Path(settings.source).is_file() else {}
+        planned.append(Change(link, "file", launcher.make_launcher(variables).encode()))
     if site.units is not None:
         words = [str(find_program(SNAPSHOTTER))]
         if Path(settings.source).is_file():

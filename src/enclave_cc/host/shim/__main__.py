@@ -22,6 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"containerd-shim-rune-v2:\n  Version:  {__version__}")
         return 0
+    if arguments.verb == "fork-server":
+        return _run_fork_server()
     if not arguments.namespace or not arguments.id:
         return _fail("-namespace and -id are needed")
     try:
@@ -41,6 +43,16 @@ def _serve(*words: object) -> None:
     from enclave_cc.host.shim.server import serve
 
     serve(*words)  # type: ignore[arg-type]
+
+
+def _run_fork_server() -> int:
+    from enclave_cc.host.shim import fork_server
+
+    try:
+        fork_server.run(_serve)
+    except OSError as error:
+        return _fail(f"the fork server: {error}")
+    return 0
 
 
 def _delete(arguments: command_line.Arguments) -> int:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from enclave_cc.host.shim.arguments import Arguments
 
 SOCKETS = "/run/containerd/s"  # containerd's own place for them
+SUFFIX = "-rune"  # tells ours from other shims' there
 _BACKLOG = 128
 _SANDBOX_ID = "io.kubernetes.cri.sandbox-id"
 
@@ -28,7 +29,9 @@ def start(arguments: Arguments, serve: Callable[[Arguments, str, int, str], None
     path = socket_path(arguments, group)
     listener = listen(path)
     if listener is not None:
-        if os.fork() == 0:
+        from enclave_cc.host.shim import fork_server
+
+        if not fork_server.ask(arguments, group, listener, path) and os.fork() == 0:
             try:
                 os.setsid()
                 null = os.open("/dev/null", os.O_RDWR)
@@ -71,7 +74,7 @@ def socket_path(arguments: Arguments, group: str) -> str:
     except ImportError:
         from hashlib import blake2b
     whole = f"{arguments.address}/{arguments.namespace}/{group}"
-    return f"{SOCKETS}/{blake2b(whole.encode(), digest_size=32).hexdigest()}"
+    return f"{SOCKETS}/{blake2b(whole.encode(), digest_size=32).hexdigest()}{SUFFIX}"
 
 
 def listen(path: str) -> int | None:

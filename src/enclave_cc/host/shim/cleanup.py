@@ -27,18 +27,21 @@ from enclave_cc.wire.pb import codec, task
 KILLED = 137
 _SIGKILL = 9
 _INTERVAL = 0.01
+_STARTING = 10.0  # between a socket's making and its listening, with much to spare
 _GRACE = 1.0  # for a shim that is ending by itself
 
 
 def delete(arguments: Arguments) -> bytes:
     """Removes what is left of a container and its pod; the encoded DeleteResponse. Raises coded errors."""
     configuration = configurations.load()
+    remove_dead_sockets()
     try:
         group = bootstrap.read_group(arguments.id)
     except (OSError, ValueError):
         group = arguments.id
     if arguments.id != group and _is_left_to_shim(arguments, group, deadline=configuration.deadlines.remove):
         return codec.encode(task.DeleteResponse(0, KILLED, task.Timestamp.of(time.time_ns())))
+    _shut_down(arguments, group)
     identifier = pod_id(arguments.namespace, group)
     take_down(configuration, identifier)
     runc = Runc(configuration.runc, Directories.of(configuration).runc, deadline=configuration.deadlines.runc)
@@ -67,6 +70,24 @@ def _is_left_to_shim(arguments: Arguments, group: str, *, deadline: float) -> bo
                 if error.code == "deadline":
                     return False
     return True
+
+
+def _shut_down(arguments: Arguments, group: str) -> None:
+    """Ends the pod's shim if there is one that answers: one in which nothing was made yet is in no pod's journal."""
+    from enclave_cc.transport.ttrpc import Client
+
+    request = codec.encode(task.ShutdownRequest(arguments.id, True))
+    with suppress(PeerError, EnvironmentFault), Client(bootstrap.socket_path(arguments, group), deadline=_GRACE) as client:
+        client.call(task.SERVICES[0], "Shutdown", request)
+
+
+def remove_dead_sockets(directory: str = bootstrap.SOCKETS) -> None:
+    """Takes away sockets of shims that were killed while they started: nobody listens there, and nobody else knows of them."""
+    listening = {line.rsplit(" ", 1)[-1] for line in Path("/proc/net/unix").read_text().splitlines()}
+    for path in Path(directory).glob(f"*{bootstrap.SUFFIX}"):
+        with suppress(OSError):
+            if str(path) not in listening and time.time() - path.stat().st_mtime > _STARTING:
+                path.unlink()
 
 
 def take_down(configuration: Configuration, identifier: str) -> None:

@@ -23,14 +23,16 @@ from enclave_cc.transport.ttrpc_server import Server
 
 _MAX_CALLS = 1024  # containerd waits for each task and exec in a call of its own
 _END_DEADLINE = 5.0
+_LOOK = 5.0
 
 
 def serve(arguments: Arguments, group: str, listener: int, path: str) -> None:
     """Answers containerd until it says Shutdown, then takes down what is left of the pod."""
     log = Log(Path("log"))
-    os.chdir("/")  # the bundle is containerd's to remove
     try:
-        _serve(arguments, group, socket.socket(fileno=listener), path, log)
+        bundle = Path.cwd()
+        os.chdir("/")  # the bundle is containerd's to remove
+        _serve(arguments, group, socket.socket(fileno=listener), path, log, bundle)
     except Exception as error:  # noqa: BLE001 - the last place where it can be told
         log.write("error", f"the shim ends: {type(error).__name__}: {error}")
     finally:
@@ -38,7 +40,17 @@ def serve(arguments: Arguments, group: str, listener: int, path: str) -> None:
             os.unlink(path)  # noqa: PTH108
 
 
-def _serve(arguments: Arguments, group: str, listener: socket.socket, path: str, log: Log) -> None:
+def _wait(service: TaskService, sandbox: Sandbox, bundle: Path) -> None:
+    """Until Shutdown. Until the first Create also looks for the bundle: a containerd that is killed while it starts us, or
+    gives up, takes that away and says nothing.
+    """
+    while sandbox.is_empty():
+        if service.stopping.wait(_LOOK) or not (bundle / "config.json").exists():
+            return
+    service.stopping.wait()
+
+
+def _serve(arguments: Arguments, group: str, listener: socket.socket, path: str, log: Log, bundle: Path) -> None:
     become_subreaper()
     failure = None
     configuration = Configuration()
@@ -65,7 +77,7 @@ def _serve(arguments: Arguments, group: str, listener: socket.socket, path: str,
         signal.signal(number, lambda *_: service.stopping.set())
     server = Server(path, services, max_calls=_MAX_CALLS, log=lambda line: log.write("error", line))
     server.start(listener)
-    service.stopping.wait()
+    _wait(service, sandbox, bundle)
     server.drain(_END_DEADLINE)  # the answer to Shutdown is under way
     try:
         sandbox.close()

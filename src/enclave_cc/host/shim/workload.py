@@ -23,9 +23,7 @@ IMAGE_NAME = "io.kubernetes.cri.image-name"
 OWN_IMAGE = "enclave-cc.image"
 
 # Boot init makes these itself, as every runtime does by default.
-_OWN_PLACES = frozenset({"/proc", "/dev", "/dev/pts", "/dev/mqueue", "/sys", "/sys/fs/cgroup", "/run"})
-# Kubernetes shares it between a pod's containers. Between enclaves it would be the host's memory: each has its own.
-_SHARED_MEMORY = "/dev/shm"  # noqa: S108
+_OWN_PLACES = frozenset({"/proc", "/dev", "/dev/pts", "/dev/mqueue", "/dev/shm", "/sys", "/sys/fs/cgroup", "/run"})  # noqa: S108
 _GENERATED = {place: name for name, place in mounts.GENERATED_FILES.items()}
 _JOINED = ("network", "ipc", "uts")
 
@@ -69,6 +67,11 @@ def translate(spec: Mapping[str, Any], *, terminal: bool) -> Workload:
     """Raises `UsageError`, `PeerError` for what cannot hold in an enclave."""
     try:
         return _translate(spec, terminal=terminal)
+    except PeerError as error:
+        if error.code != "malformed":
+            raise
+        # The agent would call it that too; here it is what the pod's author asked for.
+        raise PeerError("launch-failed", error.what, "Change the container's specification.") from error
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UsageError(
             "usage", f"the container's specification cannot be read: {type(error).__name__} {foreign(error)}"
@@ -122,6 +125,7 @@ def _translate(spec: Mapping[str, Any], *, terminal: bool) -> Workload:
         read_only_root=bool((spec.get("root") or {}).get("readonly")),
         no_new_privileges=bool(process.get("noNewPrivileges")),
         capabilities=read_capabilities(process),
+        seccomp=read_seccomp(spec["linux"]),
     )
     foundation = make_foundation(spec, str(spec["linux"]["cgroupsPath"]))
     image = find_image(annotations_of(spec))
@@ -153,7 +157,7 @@ def _split_mounts(
         if destination in _GENERATED:
             generated[_GENERATED[destination]] = Path(source)
             continue
-        if destination == _SHARED_MEMORY or (destination in _OWN_PLACES and mount.get("type") != "bind"):
+        if destination in _OWN_PLACES and mount.get("type") != "bind":
             continue
         if mount.get("type") != "bind":
             raise PeerError(
@@ -169,6 +173,18 @@ def _split_mounts(
 def read_capabilities(process: Mapping[str, Any]) -> tuple[str, ...]:
     """What a workload may have at most, as CAP_NAME: all of it for root, as under runc."""
     return tuple(sorted({str(name) for name in (process.get("capabilities") or {}).get("bounding") or ()}))
+
+
+def read_seccomp(linux: Mapping[str, Any]) -> str:
+    """The pod's seccomp profile as a filter in base64; none when it has none."""
+    profile = linux.get("seccomp")
+    if not profile:
+        return ""
+    import base64
+
+    from enclave_cc.host.shim import seccomp  # not for pods without one
+
+    return base64.b64encode(seccomp.compile_profile(profile)).decode()
 
 
 def read_user(user: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:

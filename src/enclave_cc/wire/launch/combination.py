@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import NoReturn, Protocol
 
 from enclave_cc.errors import PeerError, foreign
-from enclave_cc.wire.launch.mounts import TERMINATION_LOG, check_path
+from enclave_cc.wire.launch.mounts import SHARED_MEMORY, TERMINATION_LOG, check_path
 from enclave_cc.wire.launch.overrides import Overrides
 from enclave_cc.wire.launch.policy import LaunchPolicy, Permissions
 from enclave_cc.wire.launch.statement import LaunchStatement
@@ -61,7 +61,8 @@ def combine(
     2. a variable that is new or has another value is allowed by `env` or `env:NAME`
     3. another working directory is allowed by `workdir`
     4. another user, or groups, are allowed by `user`
-    5. each volume is allowed by `volumes` or `volumes:DESTINATION`; Kubernetes' termination log always is
+    5. each volume is allowed by `volumes` or `volumes:DESTINATION`; Kubernetes' termination log always is, and
+       the pod's /dev/shm is left out where it is not: every pod brings it, and without it the container has its own
     6. a capability that docker does not give is allowed by `capabilities` or `capabilities:CAP_NAME`
     7. standard input, and a terminal, which is one, are allowed by `stdin`: a shell does what it reads there
     """
@@ -88,8 +89,11 @@ def combine(
             _deny("the user of the image is not to be replaced", "user", name)
         user = overrides.user or user
     # 5
+    volumes = []
     for volume in overrides.volumes:
-        if volume.destination != TERMINATION_LOG and not allowed.allows("volumes", volume.destination):
+        if volume.destination == TERMINATION_LOG or allowed.allows("volumes", volume.destination):
+            volumes.append(volume)
+        elif volume.destination != SHARED_MEMORY:
             _deny(f"no host volume is to be mounted at {foreign(volume.destination)}", "volumes", name)
     # 6
     for capability in overrides.capabilities or ():
@@ -109,13 +113,14 @@ def combine(
         user=user,
         groups=overrides.groups,
         hostname=overrides.hostname,
-        volumes=overrides.volumes,
+        volumes=tuple(volumes),
         files=overrides.files,
         scratch=_find_scratch(config.volumes, overrides) if overrides.read_only_root else (),
         stdin=stdin,
         terminal=overrides.terminal,
         capabilities=DEFAULT_CAPABILITIES if overrides.capabilities is None else overrides.capabilities,
         no_new_privileges=overrides.no_new_privileges,
+        seccomp=overrides.seccomp,
         read_only_root=overrides.read_only_root,
         upper_size=overrides.upper_size,
         allow_exec=allowed.allows("exec"),

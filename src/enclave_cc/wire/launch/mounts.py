@@ -15,8 +15,9 @@ _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 _RESERVED = ("/proc", "/sys", "/dev")
 # Where a workload of Kubernetes may leave a last word: what it writes there is its own choice.
 TERMINATION_LOG = "/dev/termination-log"
-# Kubernetes mounts these two.
-_DEVICE_EXCEPTIONS = ("/dev/shm", TERMINATION_LOG)  # noqa: S108 - a place inside the container
+# Kubernetes shares it between the containers of a pod. Between enclaves it is the host's memory.
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 - a place inside the container
+_DEVICE_EXCEPTIONS = (SHARED_MEMORY, TERMINATION_LOG)
 
 
 @record

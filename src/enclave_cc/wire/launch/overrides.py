@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import binascii
+
 from enclave_cc.errors import PeerError
 from enclave_cc.record import record
 from enclave_cc.wire.launch import members
@@ -10,12 +12,14 @@ from enclave_cc.wire.launch.mounts import Volume, check_files, check_path, check
 
 VERSION = 1
 MAX_UPPER_SIZE = 1 << 50
+_INSTRUCTION, _MAX_INSTRUCTIONS = 8, 4096  # struct sock_filter, BPF_MAXINSNS
 _HOSTNAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-")
 
 
 @record(kw_only=True)
 class Overrides:
-    """Defaults ask for nothing. `env` items are NAME=VALUE; `upper_size` is bytes, 0 for boot init's default.
+    """Defaults ask for nothing. `env` items are NAME=VALUE; `upper_size` is bytes, 0 for boot init's default;
+    `seccomp` is a BPF program in base64, which comes on top of boot init's own.
 
     Raises `PeerError("malformed")` for values that could not be carried out.
     """
@@ -34,6 +38,7 @@ class Overrides:
     read_only_root: bool = False
     no_new_privileges: bool = False
     capabilities: tuple[str, ...] | None = None
+    seccomp: str = ""
     upper_size: int = 0
 
     def __post_init__(self) -> None:
@@ -44,6 +49,7 @@ class Overrides:
         check_volumes(self.volumes)
         check_files(self.files)
         check_capabilities(self.capabilities or ())
+        read_filter(self.seccomp)
         if not 0 <= self.upper_size <= MAX_UPPER_SIZE:
             raise PeerError("malformed", "the size of the writable layer is out of range")
 
@@ -65,6 +71,7 @@ class Overrides:
                 "read_only_root": self.read_only_root,
                 "no_new_privileges": self.no_new_privileges,
                 "capabilities": None if self.capabilities is None else list(self.capabilities),
+                "seccomp": self.seccomp,
                 "upper_size": self.upper_size,
             }
         )
@@ -91,6 +98,7 @@ class Overrides:
             read_only_root=document.flag("read_only_root", False),
             no_new_privileges=document.flag("no_new_privileges", False),
             capabilities=document.optional_texts("capabilities"),
+            seccomp=document.text("seccomp", ""),
             upper_size=document.number("upper_size", 0, MAX_UPPER_SIZE, 0),
         )
         document.end()
@@ -107,6 +115,17 @@ def check_hostname(hostname: str) -> None:
     """Raises `PeerError("malformed")` unless it is empty or one that Linux and resolvers take."""
     if len(hostname) > 64 or not set(hostname) <= _HOSTNAME_CHARACTERS or hostname[:1] in {"-", "."}:
         raise PeerError("malformed", "the host name is not 64 letters, digits, dots and dashes")
+
+
+def read_filter(text: str) -> bytes:
+    """A seccomp filter from base64: whole instructions, as many as Linux takes. Raises `PeerError("malformed")`."""
+    try:
+        program = binascii.a2b_base64(text.encode("ascii"), strict_mode=True)
+    except ValueError as error:
+        raise PeerError("malformed", "the seccomp filter is not base64") from error
+    if len(program) % _INSTRUCTION or len(program) > _INSTRUCTION * _MAX_INSTRUCTIONS:
+        raise PeerError("malformed", "the seccomp filter is not of 8-byte instructions, or has more than 4096")
+    return program
 
 
 def check_capabilities(names: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ from enclave_cc.record import record
 from enclave_cc.wire.launch import members
 from enclave_cc.wire.launch.members import Members
 from enclave_cc.wire.launch.mounts import Volume, check_files, check_path, check_volumes
-from enclave_cc.wire.launch.overrides import MAX_UPPER_SIZE, check_env, check_hostname
+from enclave_cc.wire.launch.overrides import MAX_UPPER_SIZE, check_env, check_hostname, read_filter
 
 VERSION = 1
 _MAX_RLIMIT = (1 << 64) - 1  # RLIM_INFINITY
@@ -50,6 +50,7 @@ class LaunchStatement:
     terminal: bool = False
     capabilities: tuple[str, ...] = ()
     no_new_privileges: bool = False
+    seccomp: str = ""
     rlimits: tuple[Rlimit, ...] = ()
     read_only_root: bool = False
     upper_size: int = 0
@@ -69,6 +70,7 @@ class LaunchStatement:
         check_hostname(self.hostname)
         check_volumes(self.volumes)
         check_files(self.files)
+        read_filter(self.seccomp)
         for path in self.scratch:
             check_path(path, "a volume of the image")
 
@@ -91,6 +93,7 @@ class LaunchStatement:
             "terminal": self.terminal,
             "capabilities": list(self.capabilities),
             "no_new_privileges": self.no_new_privileges,
+            "seccomp": self.seccomp,
             "rlimits": [{"name": limit.name, "soft": limit.soft, "hard": limit.hard} for limit in self.rlimits],
             "read_only_root": self.read_only_root,
             "upper_size": self.upper_size,
@@ -132,6 +135,7 @@ class LaunchStatement:
             terminal=document.flag("terminal"),
             capabilities=document.texts("capabilities"),
             no_new_privileges=document.flag("no_new_privileges"),
+            seccomp=document.text("seccomp"),
             rlimits=tuple(_read_rlimit(item) for item in document.children("rlimits")),
             read_only_root=document.flag("read_only_root"),
             upper_size=document.number("upper_size", 0, MAX_UPPER_SIZE),

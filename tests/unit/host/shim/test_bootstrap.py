@@ -89,3 +89,22 @@ def test_a_dead_shims_socket_is_replaced(sockets: Path) -> None:
     with socket.socket(fileno=listener):
         assert bootstrap.listen(str(path)) is None  # this one lives
         assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_sockets_of_shims_that_never_listened_go(short_path: Path) -> None:
+    import socket
+
+    from enclave_cc.host.shim import cleanup
+
+    dead, new, foreign = (short_path / name for name in ("a-rune", "b-rune", "c"))
+    for path in (dead, new, foreign):
+        with socket.socket(socket.AF_UNIX) as unheard:
+            unheard.bind(str(path))
+    for path in (dead, foreign):
+        os.utime(path, (1, 1))
+    with socket.socket(socket.AF_UNIX) as heard:
+        heard.bind(str(short_path / "d-rune"))
+        heard.listen()
+        os.utime(short_path / "d-rune", (1, 1))
+        cleanup.remove_dead_sockets(str(short_path))
+    assert sorted(path.name for path in short_path.iterdir()) == ["b-rune", "c", "d-rune"]

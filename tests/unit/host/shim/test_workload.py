@@ -121,6 +121,7 @@ def test_mounts() -> None:
             {"type": "proc", "source": "proc", "destination": "/proc"},
             {"type": "tmpfs", "source": "tmpfs", "destination": "/dev"},
             {"type": "tmpfs", "source": "tmpfs", "destination": "/run"},
+            {"type": "tmpfs", "source": "shm", "destination": "/dev/shm"},
             bind("/var/shm", "/dev/shm"),
             bind("/k/etc-hosts", "/etc/hosts", "rw"),
             bind("/k/resolv.conf", "/etc/resolv.conf", "ro"),
@@ -131,10 +132,15 @@ def test_mounts() -> None:
     assert found.generated == {"hosts": Path("/k/etc-hosts"), "resolv.conf": Path("/k/resolv.conf")}
     assert found.overrides.files == ("hosts", "resolv.conf")
     assert found.overrides.volumes == (
-        mounts.Volume("v0", "/dev/termination-log"),
-        mounts.Volume("v1", "/var/run/secrets/token", True),
+        mounts.Volume("v0", "/dev/shm"),
+        mounts.Volume("v1", "/dev/termination-log"),
+        mounts.Volume("v2", "/var/run/secrets/token", True),
     )
-    assert [(str(v.source), v.read_only) for v in found.volumes] == [("/k/log", False), ("/k/token", True)]
+    assert [(str(v.source), v.read_only) for v in found.volumes] == [
+        ("/var/shm", False),
+        ("/k/log", False),
+        ("/k/token", True),
+    ]
 
 
 def test_of_two_mounts_at_one_place_the_later_counts() -> None:
@@ -155,8 +161,9 @@ def test_of_two_mounts_at_one_place_the_later_counts() -> None:
     ],
 )
 def test_mounts_that_no_enclave_may_have(mount: dict[str, Any]) -> None:
-    with pytest.raises(PeerError):
+    with pytest.raises(PeerError) as caught:
         translate(mounts=[mount])
+    assert caught.value.code == "launch-failed"
 
 
 def test_the_image_must_be_named() -> None:

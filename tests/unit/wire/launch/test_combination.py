@@ -215,4 +215,10 @@ def test_the_real_image_configuration_fits() -> None:
 def test_a_termination_log_needs_no_permission() -> None:
     log = Volume("v0", "/dev/termination-log")
     assert launch(None, volumes=(log,)).volumes == (log,)
-    assert "volumes" in denied(volumes=(log, Volume("v1", "/dev/shm"))).fix
+    assert "volumes" in denied(volumes=(log, Volume("v1", "/data"))).fix
+
+
+def test_a_pods_shared_memory_is_left_out_where_it_is_not_allowed() -> None:
+    shared = Volume("v0", "/dev/shm")
+    assert launch(None, volumes=(shared,)).volumes == ()
+    assert launch(None, "volumes:/dev/shm", volumes=(shared,)).volumes == (shared,)

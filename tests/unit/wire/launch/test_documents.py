@@ -34,6 +34,7 @@ FULL = LaunchStatement(
     terminal=True,
     capabilities=("CAP_KILL",),
     no_new_privileges=True,
+    seccomp="BgAAAAAA/38=",
     rlimits=(Rlimit("RLIMIT_NOFILE", 1, (1 << 64) - 1),),
     read_only_root=True,
     upper_size=1 << 40,
@@ -55,6 +56,7 @@ WISHES = Overrides(
     read_only_root=True,
     no_new_privileges=True,
     capabilities=("CAP_CHOWN", "CAP_SYS_ADMIN"),
+    seccomp="BgAAAAAA/38=",
     upper_size=5,
 )
 POLICY = LaunchPolicy(Permissions(frozenset({"env"})), {"r/i": Permissions(frozenset({"env:A", "volumes:/data", "exec"}))})
@@ -107,6 +109,8 @@ def test_each_member_of_the_overrides_is_typed(member: str) -> None:
         b'{"version":1,"more":1}',
         b'{"version":1,"upper_size":NaN}',
         b'{"version":1,"capabilities":["CHOWN"]}',
+        b'{"version":1,"seccomp":"BgAAAAAA"}',
+        b'{"version":1,"seccomp":"?"}',
         b'{"version":1,"capabilities":["CAP_CHOWN","CAP_CHOWN"]}',
         b'{"version":1,"capabilities":["CAP_"]}',
         b'{"version":1,"hostname":"\\ud800"}',

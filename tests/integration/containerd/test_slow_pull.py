@@ -1,0 +1,91 @@
+"""While an agent pulls, however long that takes, containerd gets its answers; and a pull can be given up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import cri as clients
+import grpc
+import pytest
+from kubelet import Kubelet, wait_until
+
+import testbed as testbeds
+
+pytestmark = pytest.mark.root
+
+FOREVER = "while :; do sleep 0.1; done"
+
+
+@pytest.fixture
+def uncached(testbed: testbeds.Testbed, sources: Path, cri: clients.Cri) -> str:
+    """An encrypted image whose layer no agent has pulled yet; containerd knows it."""
+    name = f"slow-{os.urandom(4).hex()}"
+    root = sources.parent / "root"
+    (root / "opt/name").write_bytes(os.urandom(2 << 20))
+    try:
+        source = testbeds.make_image(sources, name, root, "--config.cmd", "/bin/sh")
+    finally:
+        (root / "opt/name").unlink()
+    image = testbed.publish(source, name, "--allow", "all")
+    cri.pull(image)
+    return image
+
+
+@contextmanager
+def stalled(testbed: testbeds.Testbed) -> Iterator[None]:
+    """The registry takes connections and says nothing."""
+    assert testbed.registry is not None
+    testbed.registry.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        testbed.registry.send_signal(signal.SIGCONT)
+
+
+def test_answers_while_an_image_is_pulled(enclaves: Kubelet, testbed: testbeds.Testbed, uncached: str) -> None:
+    node, cri = enclaves.node, enclaves.cri
+    pod = enclaves.run_pod()
+    other = pod.shell(f"echo up; {FOREVER}", name="other")
+    wait_until(lambda: pod.output(other) == "up\n")
+    waiting = pod.create("/bin/sh", "-c", "echo at last", image=uncached, name="waiting")
+    size = node.log.stat().st_size
+    with ThreadPoolExecutor(1) as pool:
+        with stalled(testbed):
+            starting = pool.submit(cri.start, waiting)
+            time.sleep(0.5)
+            until, slowest = time.monotonic() + 3, 0.0
+            while time.monotonic() < until:
+                began = time.monotonic()
+                assert pod.exec(other, "echo alive")[1] == "alive\n"
+                cri.pod_status(pod.id)
+                cri.container_status(waiting)
+                node.ctr("tasks", "ls")
+                slowest = max(slowest, time.monotonic() - began)
+            assert slowest < 2
+            assert not starting.done()
+            with node.log.open() as log:
+                log.seek(size)
+                assert f"image={uncached}" in log.read().replace('"', "").replace(":latest", "")  # progress, in containerd's log
+        starting.result(60)
+    assert pod.wait(waiting).exit_code == 0
+    assert pod.output(waiting) == "at last\n"
+
+
+def test_a_pull_is_given_up(enclaves: Kubelet, testbed: testbeds.Testbed, uncached: str) -> None:
+    """A pod is deleted while its image comes: it goes at once, and the start fails with a coded error."""
+    pod = enclaves.run_pod()
+    waiting = pod.create("/bin/sh", image=uncached)
+    with ThreadPoolExecutor(1) as pool, stalled(testbed):
+        starting = pool.submit(pod.cri.start, waiting)
+        time.sleep(1)
+        began = time.monotonic()
+        pod.end()
+        assert time.monotonic() - began < 15
+        with pytest.raises(grpc.RpcError):
+            starting.result(30)
