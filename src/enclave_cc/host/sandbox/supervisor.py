@@ -41,6 +41,7 @@ FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signa
 SWITCH_INTERVAL = 0.0005
 _PROGRESS_INTERVAL = 0.2
 _STATUS_INTERVAL = 0.002
+_CAUSE_DEADLINE = 2.0  # seconds for the agent's answer, once boot init has got it
 _DRAIN_DEADLINE = 10.0
 _PAUSE_DELAY = 0.25
 
@@ -366,6 +367,11 @@ class Supervisor:
                     self._fail(EnvironmentFault("agent-died", "the agent enclave ended while the pod started"))
                     continue
                 status = self._read_status()
+                if status is not None and status.error is not None and status.error.code == "handover-refused":
+                    # The agent had a reason, and is about to tell it to the start: that is the cause.
+                    causes = select.poll()
+                    causes.register(ended, select.POLLHUP | select.POLLIN)
+                    causes.poll(_CAUSE_DEADLINE * 1000)
                 if status is None or status.state not in (BootState.RUNNING, BootState.EXITED):
                     # else the workload ran and ended already, and the start is about to see it
                     self._fail(EnvironmentFault("app-died", "the app enclave ended before its workload ran"))

@@ -68,6 +68,8 @@ def test_several_containers_at_once_and_answers_meanwhile(pod: Pod, steered: Any
     started = time.monotonic()
     while len(pod.containers.list()) < 5 and time.monotonic() < started + 5:
         time.sleep(0.005)
+    while not pod.list_progress("c0")[1] and time.monotonic() < started + 10:
+        time.sleep(0.005)
     state, layers = pod.list_progress("c0")
     assert state is State.PULLING
     assert [(layer.digest, layer.done, layer.total, layer.stage) for layer in layers] == [("sha256:1", 10, 100, "pulling")]
