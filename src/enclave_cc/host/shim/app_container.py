@@ -41,7 +41,7 @@ class AppContainer(Container):
 
     def __init__(self, sandbox: Sandbox, asked: Asked, runc_id: str) -> None:
         super().__init__(sandbox, asked, runc_id)
-        self.workload = workloads.translate(asked.spec, terminal=asked.names.terminal)
+        self.workload = workloads.translate(asked.spec, terminal=asked.names.terminal, stdin=bool(asked.names.stdin))
         self._failure: EnclaveCcError | None = None
 
     @property

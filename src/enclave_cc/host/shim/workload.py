@@ -63,10 +63,10 @@ def find_image(annotations: Mapping[str, str]) -> str:
     return image
 
 
-def translate(spec: Mapping[str, Any], *, terminal: bool) -> Workload:
+def translate(spec: Mapping[str, Any], *, terminal: bool, stdin: bool = False) -> Workload:
     """Raises `UsageError`, `PeerError` for what cannot hold in an enclave."""
     try:
-        return _translate(spec, terminal=terminal)
+        return _translate(spec, terminal=terminal, stdin=stdin)
     except PeerError as error:
         if error.code != "malformed":
             raise
@@ -107,7 +107,7 @@ def make_foundation(spec: Mapping[str, Any], group: str) -> Foundation:
     )
 
 
-def _translate(spec: Mapping[str, Any], *, terminal: bool) -> Workload:
+def _translate(spec: Mapping[str, Any], *, terminal: bool, stdin: bool) -> Workload:
     process = spec["process"]
     env, hostname = _split_env(process.get("env") or [], spec, terminal=terminal)
     volumes, places, generated = _split_mounts(spec.get("mounts") or [])
@@ -121,6 +121,7 @@ def _translate(spec: Mapping[str, Any], *, terminal: bool) -> Workload:
         hostname=hostname,
         volumes=places,
         files=tuple(sorted(generated)),
+        stdin=stdin,
         terminal=terminal,
         read_only_root=bool((spec.get("root") or {}).get("readonly")),
         no_new_privileges=bool(process.get("noNewPrivileges")),
