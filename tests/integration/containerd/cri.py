@@ -66,6 +66,7 @@ from cri_messages import (
     VersionResponse,
 )
 
+from enclave_cc import record
 from enclave_cc.wire.pb import codec
 
 T = TypeVar("T")
@@ -238,7 +239,7 @@ def container(
     **fields: Any,
 ) -> ContainerConfig:
     """A container as the kubelet asks for it; `fields` are those of ContainerConfig or of its security context."""
-    known = {member.name for member in fields(ContainerSecurityContext)}
+    known = {member.name for member in record.fields(ContainerSecurityContext)}
     security = {key: fields.pop(key) for key in list(fields) if key in known}
     pod_security = sandbox.linux.security_context if sandbox.linux else None
     security.setdefault("namespace_options", pod_security.namespace_options if pod_security else None)
