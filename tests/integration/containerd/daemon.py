@@ -98,7 +98,10 @@ class Node:
     def start(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         beside = f"{Path(self.containerd_binary).parent}:" if "/" in self.containerd_binary else ""
-        self.environment = {**os.environ, "PATH": f"{BIN}:{beside}{os.environ['PATH']}"}
+        self.shim.parent.mkdir(exist_ok=True)
+        self.shim.write_text(launcher.make_launcher())  # as `node setup` installs it
+        self.shim.chmod(0o755)
+        self.environment = {**os.environ, "PATH": f"{self.shim.parent}:{BIN}:{beside}{os.environ['PATH']}"}
         if self.configuration is not None:
             self.environment["ENCLAVE_CC_CONFIG"] = str(self.configuration)
         self.pause = self.pause or push_pause(self.directory, self.registry_host)

@@ -22,7 +22,9 @@ from enclave_cc.record import record
 if TYPE_CHECKING:
     from enclave_cc.host.sandbox.streams import InputPump
 
-_WRITER_DEADLINE = 1.0  # containerd opens its side when it asks for the task
+# containerd opens its sides when it asks for the task or the exec.
+_WRITER_DEADLINE = 1.0
+_READER_DEADLINE = 1.0
 _NONBLOCK = 2  # SPLICE_F_NONBLOCK
 _READY, _LOGGER_STREAMS = 5, (3, 4)  # descriptors of a logging program, by containerd's convention
 
@@ -159,10 +161,16 @@ class Streams:
     def _open_output(self, name: str, null: int) -> int:
         if not name:
             return null
-        flags = os.O_RDWR | os.O_CLOEXEC  # of a FIFO; of a file, behind what is there
-        if not _is_fifo(name):
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        return self._own(os.open(name, flags, 0o600))
+        if not _is_fifo(name):  # a file: behind what is there
+            return self._own(os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        # A process that is quick would be gone, with what it wrote, before containerd's side was open, and that would then
+        # wait for a writer for ever.
+        meeting = _meet_reader(name, time.monotonic() + _READER_DEADLINE)
+        try:
+            return self._own(os.open(name, os.O_RDWR | os.O_CLOEXEC))
+        finally:
+            if meeting is not None:
+                os.close(meeting)
 
     def _start_logger(self, scheme: str, uri: str, container: str, namespace: str) -> tuple[int, int]:
         from urllib.parse import parse_qsl, unquote
@@ -208,6 +216,22 @@ class Streams:
     def _own(self, descriptor: int) -> int:
         self._owned.append(descriptor)
         return descriptor
+
+
+def _meet_reader(name: str, until: float) -> int | None:
+    """A writing descriptor of a FIFO that somebody has open for reading, or has begun to open: that one has met a writer
+    then. None when nobody comes.
+    """
+    import errno
+
+    while time.monotonic() < until:
+        try:
+            return os.open(name, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+        time.sleep(0.001)
+    return None
 
 
 def _wait_writer(descriptor: int, until: float) -> bool:

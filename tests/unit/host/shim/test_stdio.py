@@ -168,3 +168,17 @@ def test_a_terminal(tmp_path: Path) -> None:
     reader.join(5)
     os.close(feeder)
     assert got == [b"hello\r\nlast words"]
+
+
+def test_output_waits_for_a_reader_that_comes_late(tmp_path: Path) -> None:
+    """And reaches it, however quick the process: its side is not left waiting for a writer."""
+    out = make_fifo(tmp_path, "out")
+    got: list[bytes] = []
+    late = threading.Timer(0.2, lambda: got.append(Path(out).read_bytes()))
+    late.start()
+    streams = open_streams(stdout=out)
+    os.write(streams.stdio.stdout, b"quick")
+    streams.release()
+    streams.close()
+    late.join(5)
+    assert got == [b"quick"]
