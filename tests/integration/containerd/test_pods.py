@@ -100,12 +100,12 @@ def test_restarts(kubelet: Kubelet) -> None:
 def test_init_containers(kubelet: Kubelet, tmp_path: Path) -> None:
     volume = tmp_path / "empty-dir"
     volume.mkdir()
-    mounts = (Mount("/work", str(volume)),)
+    mounts = (Mount("/shared", str(volume)),)
     pod = kubelet.run_pod()
     for number in (1, 2):
-        init = pod.shell(f"echo step {number} >> /work/steps", name=f"init{number}", mounts=mounts)
+        init = pod.shell(f"echo step {number} >> /shared/steps", name=f"init{number}", mounts=mounts)
         assert pod.wait(init).exit_code == 0
-    assert pod.run("cat /work/steps", mounts=mounts) == (0, "step 1\nstep 2\n")
+    assert pod.run("cat /shared/steps", mounts=mounts) == (0, "step 1\nstep 2\n")
 
 
 def test_a_pod_is_stopped_with_what_runs_in_it(kubelet: Kubelet) -> None:
