@@ -20,6 +20,8 @@ import signal, sys, time
 from pathlib import Path
 from enclave_cc.host.cli.detach import run_detached
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores it
+
 def supervise(on_running):
     ended = []
     signal.signal(signal.SIGTERM, lambda *_: ended.append(1))
