@@ -12,6 +12,7 @@ from enclave_cc.errors import PeerError
 from enclave_cc.owner.kbs.evidence import VerifiedEvidence
 from enclave_cc.owner.kbs.roots import RootStore
 from enclave_cc.owner.verifier import quote as quotes
+from enclave_cc.owner.verifier.collateral import CollateralVerifier
 from enclave_cc.wire.rcar import binding, messages
 from enclave_cc.wire.sgx.collateral import Collateral
 
@@ -28,6 +29,7 @@ class SgxVerifier:
         self._now = now
         self._lock = threading.Lock()
         self._parsed: OrderedDict[str, Collateral] = OrderedDict()
+        self._collaterals = CollateralVerifier()
 
     def verify(self, evidence: object, *, report_data: bytes, init_data_digest: bytes | None) -> VerifiedEvidence:
         """
@@ -52,7 +54,7 @@ class SgxVerifier:
                 "Add it with `enclave-cc kbs root add`.",
             )
         # 2
-        claims = quotes.verify_quote(quote, self._parse(found), roots=roots, at=int(self._now()))
+        claims = quotes.verify_quote(quote, self._parse(found), roots=roots, at=int(self._now()), collaterals=self._collaterals)
         # 3
         if not hmac.compare_digest(claims.body.report_data, binding.pad(report_data)):
             raise PeerError("quote-refused", "the quote binds another nonce, key or additional evidence than this session's")

@@ -6,6 +6,9 @@ quote is at fault, and so that no single implementation stands between a forged 
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
+
 from enclave_cc.crypto import ecdsa
 from enclave_cc.crypto.x509 import Certificate, RevocationList
 from enclave_cc.errors import PeerError
@@ -14,16 +17,42 @@ from enclave_cc.wire.sgx.certification import parse_pem_certificates
 from enclave_cc.wire.sgx.collateral import Collateral, QeIdentity, TcbInfo
 
 _REFUSED = "collateral-refused"
+_KEPT = 64
 
 
 @record
 class VerifiedCollateral:
-    """The parts that judge a quote."""
+    """The parts that judge a quote, and from when to when (seconds since 1970, inclusive) all of them are valid."""
 
     root_crl: RevocationList
     pck_crl: RevocationList
     tcb_info: TcbInfo
     qe_identity: QeIdentity
+    start: int
+    end: int
+
+
+class CollateralVerifier:
+    """`verify_collateral` that remembers what verified: signatures do not change, only the time does. For many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._verified: OrderedDict[tuple[Collateral, bytes, bytes, bytes, bytes], VerifiedCollateral] = OrderedDict()
+
+    def verify(
+        self, collateral: Collateral, *, root: Certificate, pck_ca: Certificate, fmspc: bytes, pce_id: bytes, at: int
+    ) -> VerifiedCollateral:
+        """As `verify_collateral`."""
+        key = (collateral, root.der, pck_ca.der, fmspc, pce_id)
+        with self._lock:
+            known = self._verified.get(key)
+        if known is None or not known.start <= at <= known.end:  # when expired: once more, to say what expired
+            known = verify_collateral(collateral, root=root, pck_ca=pck_ca, fmspc=fmspc, pce_id=pce_id, at=at)
+            with self._lock:
+                self._verified[key] = known
+                if len(self._verified) > _KEPT:
+                    self._verified.popitem(last=False)
+        return known
 
 
 def verify_collateral(
@@ -38,8 +67,8 @@ def verify_collateral(
     """
     # 1
     _check_chain(collateral.pck_crl_issuer_chain, root, "PCK CRL")
-    tcb_info_signer = _check_chain(collateral.tcb_info_issuer_chain, root, "TCB info")
-    qe_identity_signer = _check_chain(collateral.qe_identity_issuer_chain, root, "QE identity")
+    tcb_info_signer = Certificate.parse(_check_chain(collateral.tcb_info_issuer_chain, root, "TCB info"))
+    qe_identity_signer = Certificate.parse(_check_chain(collateral.qe_identity_issuer_chain, root, "QE identity"))
     root.check_valid(at, code=_REFUSED)
     root_crl = RevocationList.parse(collateral.root_ca_crl).check_issued_by(root, at, code=_REFUSED)
     # 2 - by the CA that the quote names, not by whatever CA the collateral brings along
@@ -73,7 +102,22 @@ def verify_collateral(
     )
     qe_identity = QeIdentity.parse(collateral.qe_identity)
     _check_window(qe_identity.issue_date, qe_identity.next_update, at, "QE identity")
-    return VerifiedCollateral(root_crl, pck_crl, tcb_info, qe_identity)
+    authorities = (root, pck_ca, tcb_info_signer, qe_identity_signer)
+    return VerifiedCollateral(
+        root_crl,
+        pck_crl,
+        tcb_info,
+        qe_identity,
+        start=max(
+            *(certificate.not_before for certificate in authorities),
+            *(crl.this_update for crl in (root_crl, pck_crl)),
+            *(document.issue_date for document in (tcb_info, qe_identity)),
+        ),
+        end=min(
+            *(certificate.not_after for certificate in authorities),
+            *(part.next_update for part in (root_crl, pck_crl, tcb_info, qe_identity)),
+        ),
+    )
 
 
 def _check_chain(pem: str, root: Certificate, name: str) -> bytes:
@@ -85,9 +129,9 @@ def _check_chain(pem: str, root: Certificate, name: str) -> bytes:
 
 
 def _check_signed(
-    text: str, signature: bytes, leaf: bytes, root: Certificate, root_crl: RevocationList, at: int, name: str
+    text: str, signature: bytes, signer: Certificate, root: Certificate, root_crl: RevocationList, at: int, name: str
 ) -> None:
-    signer = Certificate.parse(leaf).check_issued_by(root, at, code=_REFUSED)
+    signer.check_issued_by(root, at, code=_REFUSED)
     if root_crl.names(signer):
         raise PeerError(_REFUSED, f"the certificate of the {name}'s signer is revoked")
     ecdsa.verify(

@@ -15,7 +15,7 @@ import dcap_qvl
 from enclave_cc.crypto.x509 import Certificate
 from enclave_cc.errors import PeerError, foreign
 from enclave_cc.owner.verifier.claims import Claims
-from enclave_cc.owner.verifier.collateral import VerifiedCollateral, verify_collateral
+from enclave_cc.owner.verifier.collateral import CollateralVerifier, VerifiedCollateral, verify_collateral
 from enclave_cc.owner.verifier.roots import TrustedRoot
 from enclave_cc.record import record
 from enclave_cc.wire.sgx.collateral import Collateral, TcbLevel
@@ -42,8 +42,15 @@ def read_origin(quote: bytes) -> Origin:
     return Origin(bytes(pck.fmspc), PCK_CAS[ca.common_name], root)
 
 
-def verify_quote(quote: bytes, collateral: Collateral, *, roots: Iterable[TrustedRoot], at: int) -> Claims:
-    """Claims of a quote at the time `at` (seconds since 1970).
+def verify_quote(
+    quote: bytes,
+    collateral: Collateral,
+    *,
+    roots: Iterable[TrustedRoot],
+    at: int,
+    collaterals: CollateralVerifier | None = None,
+) -> Claims:
+    """Claims of a quote at the time `at` (seconds since 1970). `collaterals` remembers collateral between calls.
 
     Raises `PeerError`: "malformed", "untrusted-root", "debug-enclave", "collateral-refused", "tcb-refused",
     "quote-refused". Callers still check what the report data must bind, whom they expect in MRENCLAVE or MRSIGNER, and
@@ -73,7 +80,8 @@ def verify_quote(quote: bytes, collateral: Collateral, *, roots: Iterable[Truste
     if parsed.body.attributes.debug:
         raise PeerError("debug-enclave", "the quote is of a debug enclave")
     # 4
-    verified = verify_collateral(collateral, root=root, pck_ca=pck_ca, fmspc=bytes(pck.fmspc), pce_id=bytes(pck.pce_id), at=at)
+    verify = verify_collateral if collaterals is None else collaterals.verify
+    verified = verify(collateral, root=root, pck_ca=pck_ca, fmspc=bytes(pck.fmspc), pce_id=bytes(pck.pce_id), at=at)
     # 5
     leaf = Certificate.parse(parsed.certification.certificates()[0]).check_issued_by(pck_ca, at, code="quote-refused")
     if verified.pck_crl.names(leaf):
