@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -47,6 +48,12 @@ class Requests:
 @pytest.fixture
 def requests(testbed: testbeds.Testbed) -> Requests:
     return Requests(testbed.directory / "registry.log")
+
+
+@pytest.fixture
+def canary() -> str:
+    """Of this module's images alone: the session's lies in an ordinary image too, and so on this host."""
+    return "CANARY-" + os.urandom(16).hex()
 
 
 @pytest.fixture

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import alone
 import daemon
 import grpc
 import pytest
@@ -15,20 +19,29 @@ from enclave_cc.wire.pb import snapshots as pb
 pytestmark = pytest.mark.root
 
 
+@pytest.fixture(scope="module")
+def ours() -> Iterator[alone.Snapshotter]:
+    directory = Path(tempfile.mkdtemp(prefix="ecc-", dir="/tmp"))
+    running = alone.Snapshotter(directory)
+    yield running
+    running.end(signal.SIGTERM)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
 class TestOurs(SnapshotterSuite):
     @pytest.fixture
-    def snapshots(self, node: daemon.Node) -> Iterator[Snapshots]:
-        client = Snapshots(node.snapshotter_socket)
+    def snapshots(self, ours: alone.Snapshotter) -> Iterator[Snapshots]:
+        client = Snapshots(ours.socket)
         yield client
         client.close()
 
-    def test_cleanup_removes_what_is_nobodys(self, snapshots: Snapshots, node: daemon.Node, key: str) -> None:
+    def test_cleanup_removes_what_is_nobodys(self, snapshots: Snapshots, ours: alone.Snapshotter, key: str) -> None:
         snapshots.prepare(key)
-        known = {path.name for path in (node.snapshots / "snapshots").iterdir()}
+        known = {path.name for path in (ours.root / "snapshots").iterdir()}
         for name in ("new-left", "old-left", "999999"):
-            (node.snapshots / "snapshots" / name / "fs/deep").mkdir(parents=True)
+            (ours.root / "snapshots" / name / "fs/deep").mkdir(parents=True)
         snapshots.cleanup()
-        assert {path.name for path in (node.snapshots / "snapshots").iterdir()} == known
+        assert {path.name for path in (ours.root / "snapshots").iterdir()} == known
 
     def test_codes_of_filters(self, snapshots: Snapshots) -> None:
         with pytest.raises(grpc.RpcError) as error:

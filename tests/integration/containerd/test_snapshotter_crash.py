@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import alone
 import grpc
 import pytest
 from snapshotter import Snapshots
@@ -24,35 +25,11 @@ pytestmark = pytest.mark.root
 _KILLS = int(os.environ.get("ENCLAVE_CC_SNAPSHOTTER_KILLS", "12"))
 
 
-class Process:
-    """A snapshotter without containerd."""
-
-    def __init__(self, directory: Path) -> None:
-        self.root, self.socket = directory / "sn", directory / "sn.sock"
-        self.content = directory / "content"
-        self.start()
-
-    def start(self) -> None:
-        words = ["--root", str(self.root), "--address", str(self.socket), "--content", str(self.content)]
-        command = [sys.executable, "-m", "enclave_cc.host.snapshotter", *words]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline().startswith(b"enclave-cc-snapshotter ready")
-
-    def end(self, sig: int) -> int:
-        self.process.send_signal(sig)
-        code = self.process.wait(20)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        return code
-
-
 @pytest.fixture
-def process(short_path: Path) -> Iterator[Process]:
-    running = Process(short_path)
+def process(short_path: Path) -> Iterator[alone.Snapshotter]:
+    running = alone.Snapshotter(short_path)
     yield running
-    with suppress(ProcessLookupError):
-        running.end(signal.SIGKILL)
+    running.end(signal.SIGKILL)
 
 
 def work(client: Snapshots, ended: threading.Event, seed: int) -> None:
@@ -74,7 +51,7 @@ def work(client: Snapshots, ended: threading.Event, seed: int) -> None:
                     client.remove(name)
 
 
-def check(process: Process, client: Snapshots) -> None:
+def check(process: alone.Snapshotter, client: Snapshots) -> None:
     infos = client.walk()
     names = {info.name for info in infos}
     assert all(info.parent in names for info in infos if info.parent)
@@ -89,7 +66,7 @@ def check(process: Process, client: Snapshots) -> None:
         client.usage(info.name)
 
 
-def test_killed_at_random_points(process: Process) -> None:
+def test_killed_at_random_points(process: alone.Snapshotter) -> None:
     chance = random.Random(7)
     for round_ in range(_KILLS):
         client = Snapshots(process.socket, deadline=10)
@@ -111,7 +88,7 @@ def test_killed_at_random_points(process: Process) -> None:
         client.close()
 
 
-def test_one_process_per_root_and_an_orderly_end(process: Process, short_path: Path) -> None:
+def test_one_process_per_root_and_an_orderly_end(process: alone.Snapshotter, short_path: Path) -> None:
     words = ["--root", str(process.root), "--address", str(short_path / "other.sock"), "--content", str(process.content)]
     second = subprocess.run(
         [sys.executable, "-m", "enclave_cc.host.snapshotter", *words], capture_output=True, text=True, check=False
@@ -123,7 +100,7 @@ def test_one_process_per_root_and_an_orderly_end(process: Process, short_path: P
     process.start()
 
 
-def test_memory_and_descriptors_stay_flat(process: Process) -> None:
+def test_memory_and_descriptors_stay_flat(process: alone.Snapshotter) -> None:
     client = Snapshots(process.socket)
 
     def run(count: int) -> tuple[int, int]:
