@@ -446,7 +446,7 @@ def test_unknown_paths_and_methods(kbs: Any, enclave: Any) -> None:
         ("GET", "/kbs/v0/nebula-ca/x", 404),
         ("GET", "/kbs/v0/auth", 405),
         ("PUT", "/kbs/v0/attest", 405),
-        ("PATCH", "/kbs/v0/resource/a/b/c", 404),
+        ("PATCH", "/kbs/v0/resource/a/b/c", 405),
         ("GET", "/kbs/v1/auth", 404),
     ):
         answer = http.request(method, path)

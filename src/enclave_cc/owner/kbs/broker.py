@@ -18,6 +18,7 @@ from enclave_cc.errors import PeerError, UsageError, foreign
 from enclave_cc.owner.kbs.decisions import DecisionLog
 from enclave_cc.owner.kbs.evidence import EvidenceVerifier, VerifiedEvidence
 from enclave_cc.owner.kbs.policies import PolicyStore
+from enclave_cc.owner.kbs.problems import Denied
 from enclave_cc.owner.kbs.sessions import Session, SessionStore
 from enclave_cc.owner.kbs.tokens import TokenIssuer
 from enclave_cc.owner.policy import appraisal, defaults, rego, release
@@ -29,15 +30,6 @@ from enclave_cc.wire.rcar import binding, messages, token
 from enclave_cc.wire.rcar.initdata import InitData
 from enclave_cc.wire.rcar.uri import ResourcePath
 from enclave_cc.wire.sgx.certification import parse_pem_certificates
-
-
-class Denied(PeerError):
-    """A refusal that was logged under `decision`. Carries what the client may see: variant, code, id."""
-
-    def __init__(self, variant: str, code: str, decision: str) -> None:
-        super().__init__(code, f"denied, id {decision}")
-        self.variant = variant
-        self.decision = decision
 
 
 @record

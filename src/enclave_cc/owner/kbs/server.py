@@ -17,7 +17,9 @@ from typing import Any
 from aiohttp import web
 
 from enclave_cc.errors import EnvironmentFault, PeerError
-from enclave_cc.owner.kbs.routes import HttpAnswer, HttpRequest, Routes, problem_answer
+from enclave_cc.owner.kbs.http import HttpAnswer, HttpRequest
+from enclave_cc.owner.kbs.problems import problem_answer
+from enclave_cc.owner.kbs.routes import Routes
 from enclave_cc.record import record
 from enclave_cc.wire.rcar import messages
 
