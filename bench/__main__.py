@@ -1,4 +1,4 @@
-"""Runs all benchmarks, or those named: sealed, pull, start, memory, containerd."""
+"""Runs all benchmarks, or those named: sealed, pull, start, memory, containerd, kbs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 
-from bench import containerd, memory, pull, sealed, start
+from bench import containerd, kbs, memory, pull, sealed, start
 
-BENCHMARKS = {"sealed": sealed.main, "pull": pull.main, "start": start.main, "memory": memory.main, "containerd": containerd.main}
+BENCHMARKS = {
+    "sealed": sealed.main,
+    "pull": pull.main,
+    "start": start.main,
+    "memory": memory.main,
+    "containerd": containerd.main,
+    "kbs": kbs.main,
+}
 
 
 def main(names: list[str]) -> int:
