@@ -3,7 +3,7 @@
     {"protected": b64u(header), "encrypted_key": b64u, "iv": b64u(12), "ciphertext": b64u, "tag": b64u(16)}
 
 Content: AES-256-GCM, additional data = the ASCII of `protected`. Key: ECDH-ES with Concat KDF and AES-256 key wrap
-(RFC 7518 section 4.6, RFC 3394), or RSA-OAEP with SHA-256.
+(RFC 7518 section 4.6, RFC 3394), or RSA-OAEP with SHA-256; RSA1_5 is written for keys that ask for it, never read.
 
 The header's spelling matters more than RFC 7516 asks: guest-components parses it and serialises it again to get the
 additional data, so it must be compact JSON, `alg` then `enc` then `epk`, the members of `epk` in alphabetical order.
@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 
 from enclave_cc.crypto import aead, base64url, kdf
-from enclave_cc.crypto.jwk import ECDH_ES_A256KW, PublicJwk, TeeKey, ec_members
+from enclave_cc.crypto.jwk import ECDH_ES_A256KW, RSA1_5, PublicJwk, TeeKey, ec_members
 from enclave_cc.crypto.secret import Secret
 from enclave_cc.errors import PeerError, foreign
 
@@ -43,7 +43,7 @@ def encrypt(plaintext: bytes, recipient: PublicJwk) -> bytes:
         members = ec_members(ephemeral.public_key(), "")
         header["epk"] = {name: members[name] for name in ("crv", "kty", "x", "y")}
     else:
-        wrapped = recipient.key.encrypt(cek.reveal(), _OAEP)
+        wrapped = recipient.key.encrypt(cek.reveal(), padding.PKCS1v15() if recipient.algorithm == RSA1_5 else _OAEP)
     protected = base64url.encode(json.dumps(header, separators=(",", ":")).encode())
     nonce = os.urandom(aead.NONCE_SIZE)
     sealed = aead.Aead(cek).encrypt(nonce, plaintext, protected.encode())

@@ -1,9 +1,10 @@
-"""TEE keys as JSON Web Keys (RFC 7517, RFC 7518 section 6), the three forms of RCAR 0.4.0.
+"""TEE keys as JSON Web Keys (RFC 7517, RFC 7518 section 6), the forms of RCAR 0.4.0.
 
     EC   {"kty":"EC","crv":"P-256"|"P-521","alg":"ECDH-ES+A256KW","x","y"}
     RSA  {"kty":"RSA","alg":"RSA-OAEP-256","n","e"}
 
-Upstream also knows `RSA1_5`, which is deprecated and gives a padding oracle; it is refused here.
+Upstream also knows `RSA1_5`, which is deprecated: it makes the attester a padding oracle. It is refused unless the
+caller says `rsa1_5`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from enclave_cc.record import record
 
 ECDH_ES_A256KW = "ECDH-ES+A256KW"
 RSA_OAEP_256 = "RSA-OAEP-256"
+RSA1_5 = "RSA1_5"
 
 _CURVES: dict[str, ec.EllipticCurve] = {"P-256": ec.SECP256R1(), "P-521": ec.SECP521R1()}
 # 2048 is what guest-components makes; more than 4096 only costs us time on a hostile key.
@@ -41,15 +43,15 @@ class PublicJwk:
         return self.members["alg"]
 
     @classmethod
-    def parse(cls, value: object) -> PublicJwk:
-        """The key of a decoded JSON object. Raises `PeerError("malformed")`."""
+    def parse(cls, value: object, *, rsa1_5: bool = False) -> PublicJwk:
+        """The key of a decoded JSON object; `rsa1_5` admits the deprecated form. Raises `PeerError("malformed")`."""
         if not isinstance(value, Mapping):
             raise PeerError("malformed", "the TEE public key is not a JSON object")
         match value.get("kty"):
             case "EC":
                 return cls._parse_ec(_take(value, "kty", "crv", "alg", "x", "y"))
             case "RSA":
-                return cls._parse_rsa(_take(value, "kty", "alg", "n", "e"))
+                return cls._parse_rsa(_take(value, "kty", "alg", "n", "e"), (RSA_OAEP_256, RSA1_5) if rsa1_5 else (RSA_OAEP_256,))
             case other:
                 raise PeerError("malformed", f"the TEE public key is of kind {foreign(other)!r}; EC and RSA are known")
 
@@ -69,9 +71,9 @@ class PublicJwk:
         return cls(members, key)
 
     @classmethod
-    def _parse_rsa(cls, members: dict[str, str]) -> PublicJwk:
-        if members["alg"] != RSA_OAEP_256:
-            raise PeerError("malformed", f"an RSA TEE key needs {RSA_OAEP_256}")
+    def _parse_rsa(cls, members: dict[str, str], algorithms: tuple[str, ...]) -> PublicJwk:
+        if members["alg"] not in algorithms:
+            raise PeerError("malformed", f"an RSA TEE key needs {' or '.join(algorithms)}")
         if len(members["n"]) > 1024 or len(members["e"]) > 16:
             raise PeerError("malformed", "the RSA TEE key is too large")
         modulus = int.from_bytes(base64url.decode(members["n"], "modulus of the TEE key"))

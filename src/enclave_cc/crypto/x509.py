@@ -25,7 +25,7 @@ CRL_LIMIT = 16 << 20
 warnings.filterwarnings("error", message="Attribute's length must be", category=UserWarning)
 
 # What `cryptography` raises for bytes that are no certificate or CRL; not all of them are ValueErrors.
-_UNREADABLE = (
+UNREADABLE = (
     ValueError,
     UserWarning,
     TypeError,
@@ -71,7 +71,7 @@ class Certificate:
                 authority=bool(constraints and constraints[0].ca),
                 parsed=parsed,
             )
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise PeerError("malformed", "a certificate cannot be read") from error
 
     def check_issued_by(self, issuer: Certificate, at: int, *, code: str) -> Certificate:
@@ -87,7 +87,7 @@ class Certificate:
         # 2
         try:
             self.parsed.verify_directly_issued_by(issuer.parsed)
-        except (*_UNREADABLE, InvalidSignature) as error:
+        except (*UNREADABLE, InvalidSignature) as error:
             raise PeerError(code, f"the certificate of {self.common_name!r} is not issued by {issuer.common_name!r}") from error
         # 3
         for certificate in (issuer, self):
@@ -117,7 +117,7 @@ class RevocationList:
             if parsed.next_update_utc is None:
                 raise PeerError("malformed", "a CRL does not say when it expires")
             return cls(_seconds(parsed.last_update_utc), _seconds(parsed.next_update_utc), parsed)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise PeerError("malformed", "a CRL cannot be read") from error
 
     def check_issued_by(self, issuer: Certificate, at: int, *, code: str) -> RevocationList:
@@ -129,7 +129,7 @@ class RevocationList:
         # 1
         try:
             valid = self.parsed.is_signature_valid(_public_key(issuer)) and self.parsed.issuer == issuer.parsed.subject
-        except _UNREADABLE:
+        except UNREADABLE:
             valid = False
         if not valid:
             raise PeerError(code, f"the CRL is not issued by {issuer.common_name!r}")

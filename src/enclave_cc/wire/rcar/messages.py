@@ -105,8 +105,8 @@ class Attestation:
         return _dump(value)
 
     @classmethod
-    def parse(cls, body: bytes) -> Attestation:
-        """Raises `PeerError("malformed")`. Nothing in the result is verified."""
+    def parse(cls, body: bytes, *, rsa1_5: bool = False) -> Attestation:
+        """Raises `PeerError("malformed")`. Nothing in the result is verified. `rsa1_5`: see `PublicJwk`."""
         what = "the attestation"
         value = canonical.parse_object(body, what)
         runtime = canonical.take_object(value, "runtime-data", what)
@@ -121,7 +121,7 @@ class Attestation:
             init_data = InitDataBody(canonical.take_text(wrapped, "body", "init-data"))
         return cls(
             nonce=canonical.take_text(runtime, "nonce", what),
-            tee_public_key=PublicJwk.parse(runtime.get("tee-pubkey")),
+            tee_public_key=PublicJwk.parse(runtime.get("tee-pubkey"), rsa1_5=rsa1_5),
             primary_evidence=evidence["primary_evidence"],
             additional_evidence=canonical.take_text(evidence, "additional_evidence", what),
             init_data=init_data,

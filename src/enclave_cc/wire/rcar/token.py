@@ -5,7 +5,7 @@ Names and values only; signing is `crypto.jws`, issuing and judging are the KBS'
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from enclave_cc.crypto.jwk import PublicJwk
@@ -49,22 +49,33 @@ def status_of(vector: Mapping[str, int]) -> str:
     return max((tier_of(value) for value in vector.values()), key=_ORDER.index, default="none")
 
 
-def find_tee_key(payload: Mapping[str, Any]) -> PublicJwk:
-    """The key that answers are encrypted to: `tee-pubkey` of the first CPU's runtime data, else of the top level, as
-    other issuers put it. Raises `PeerError("unauthenticated")` if the token carries none."""
-    submods = payload.get("submods")
-    candidates: list[object] = []
-    if isinstance(submods, Mapping):
-        cpu = submods.get("cpu0")
-        evidence = cpu.get(EVIDENCE) if isinstance(cpu, Mapping) else None
-        runtime = evidence.get("runtime_data_claims") if isinstance(evidence, Mapping) else None
-        if isinstance(runtime, Mapping):
-            candidates.append(runtime.get("tee-pubkey"))
-    candidates.append(payload.get("tee-pubkey"))
-    for candidate in candidates:
+EAR_KEY = f"/submods/cpu0/{EVIDENCE}/runtime_data_claims/tee-pubkey"
+# Where issuers put the key, in the order in which Trustee's KBS looks (`kbs/src/token/mod.rs`).
+KEY_POINTERS = (
+    "/tdx/attester_runtime_data/tee-pubkey",
+    "/tdx/attester_user_data/tee-pubkey",
+    "/customized_claims/runtime_data/tee-pubkey",
+    EAR_KEY,
+    "/tee-pubkey",
+)
+
+
+def find_tee_key(payload: Mapping[str, Any], pointers: Sequence[str] = (EAR_KEY,), *, rsa1_5: bool = False) -> PublicJwk:
+    """The key that answers are encrypted to: the first that a JSON pointer (RFC 6901) of `pointers` finds.
+
+    Raises `PeerError("unauthenticated")` if the token carries none, or one that is not usable.
+    """
+    for pointer in pointers:
+        candidate = _follow(payload, pointer)
         if candidate is not None:
             try:
-                return PublicJwk.parse(candidate)
+                return PublicJwk.parse(candidate, rsa1_5=rsa1_5)
             except PeerError as error:
                 raise PeerError("unauthenticated", "the token's TEE key is not usable") from error
     raise PeerError("unauthenticated", "the token carries no TEE key")
+
+
+def _follow(value: Any, pointer: str) -> Any:
+    for part in pointer.split("/")[1:]:
+        value = value.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(value, Mapping) else None
+    return value

@@ -31,7 +31,17 @@ def test_tee_key_is_found_where_issuers_put_it() -> None:
     key = dict(TeeKey.generate().public.members)
     ours = {"submods": {"cpu0": {token.EVIDENCE: {"runtime_data_claims": {"tee-pubkey": key}}}}}
     assert token.find_tee_key(ours).members == key
-    assert token.find_tee_key({"tee-pubkey": key}).members == key
+    for payload in (
+        ours,
+        {"tee-pubkey": key},
+        {"tdx": {"attester_runtime_data": {"tee-pubkey": key}}},
+        {"tdx": {"attester_user_data": {"tee-pubkey": key}}},
+        {"customized_claims": {"runtime_data": {"tee-pubkey": key}}, "tee-pubkey": {"kty": "EC"}},
+    ):
+        assert token.find_tee_key(payload, token.KEY_POINTERS).members == key
+    assert token.find_tee_key({"a/b": {"~": key}}, ["/a~1b/~0"]).members == key
+    with pytest.raises(PeerError):  # our own tokens have it in one place
+        token.find_tee_key({"tee-pubkey": key})
     for payload in ({}, {"submods": []}, {"submods": {"cpu0": {}}}, {"tee-pubkey": {"kty": "EC"}}):
         with pytest.raises(PeerError) as refused:
             token.find_tee_key(payload)
