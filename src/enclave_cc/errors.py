@@ -102,6 +102,16 @@ TABLE: dict[str, Row] = {
     "rate-limited": Row(18, Status.RESOURCE_EXHAUSTED, 429, "Wait, then try again."),
     "policy-invalid": Row(19, Status.INVALID_ARGUMENT, 400, "Correct the policy; `enclave-cc policy lint` shows where."),
     "jwe-broken": Row(19, Status.DATA_LOSS, 400, "The answer was not encrypted for this enclave, or was changed."),
+    # audit log
+    "audit-broken": Row(
+        20, Status.DATA_LOSS, 500, "Keep log and message as evidence; compare with exports that were kept elsewhere."
+    ),
+    "audit-forked": Row(
+        20, Status.DATA_LOSS, 500, "Keep both checkpoints: together they prove that the log's operator shows two histories."
+    ),
+    "audit-signature": Row(
+        20, Status.UNAUTHENTICATED, 500, "Check that --key is this log's audit.pub; if it is, the log was signed by somebody else."
+    ),
     # image
     "signature-policy-missing": Row(30, Status.FAILED_PRECONDITION, 403, "The owner sets one with `image publish`."),
     "signature-missing": Row(31, Status.PERMISSION_DENIED, 403, "Sign the image with `enclave-cc image sign`."),
