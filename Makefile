@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: setup demo test heavy lint bench fuzz clean locks
+.PHONY: setup demo test heavy containerds lint bench fuzz clean locks
 
 setup: $(VENV)/.ready
 
@@ -22,6 +22,13 @@ test: setup
 # Pods on containerd in numbers, under kill -9, and the same tests on ordinary runc pods: half an hour.
 heavy: setup
 	ENCLAVE_CC_PODS=50 ENCLAVE_CC_AT_ONCE=20 ENCLAVE_CC_KILLS=200 $(BIN)/python -m pytest -m "" tests/integration/containerd
+
+# The same suite, in its usual numbers, against the containerd of later Debian releases (1.7, 2.x), which is unpacked and not installed.
+containerds: setup
+	set -e; for binary in $$(tools/other_containerds.sh build/containerds); do \
+		"$$binary" --version; \
+		ENCLAVE_CC_CONTAINERD=$$binary $(BIN)/python -m pytest -m "" tests/integration/containerd; \
+	done
 
 lint: setup
 	$(BIN)/ruff check .

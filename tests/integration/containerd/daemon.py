@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from enclave_cc.host.shim import launcher
@@ -34,6 +35,15 @@ NAMESPACE = "k8s.io"  # CRI's
 # Plug-ins that would touch the machine (/opt) or complain about its file systems.
 _DISABLED = ("snapshotter.v1.aufs", "snapshotter.v1.btrfs", "snapshotter.v1.devmapper", "snapshotter.v1.zfs", "internal.v1.opt")
 _DISABLED += ("tracing.processor.v1.otlp", "internal.v1.tracing", "snapshotter.v1.native")
+
+
+@cache
+def read_version(binary: str) -> tuple[int, int]:
+    """Major and minor, as the program prints it."""
+    printed = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"\bv?(\d+)\.(\d+)\.\d+", printed)
+    assert found, printed
+    return int(found[1]), int(found[2])
 
 
 @dataclass
@@ -92,6 +102,11 @@ class Node:
     @property
     def config_file(self) -> Path:
         return self.directory / "config.toml"
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """containerd's, major and minor."""
+        return read_version(self.containerd_binary)
 
     # --- life
 

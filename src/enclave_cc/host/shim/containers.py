@@ -212,9 +212,14 @@ class Container(Process):
             signal.pidfd_send_signal(running.pidfd, number)
 
     def list_pids(self) -> dict[int, str]:
-        """Each process with the exec that it is, if it is one."""
+        """Each process with the exec that it is, if it is one; of an ended container its first process, until it is deleted.
+
+        A restarted containerd (1.7 and newer) takes a container without processes for one that was never made, deletes it,
+        and tells 255 instead of the exit code.
+        """
         known = {entry.pid: entry.id for entry in list(self.execs.values())}
-        return {pid: known.get(pid, "") for pid in sorted(self.sandbox.list_processes(self))}
+        found = {pid: known.get(pid, "") for pid in sorted(self.sandbox.list_processes(self))}
+        return found or ({self.pid: ""} if self.exit is not None and self.pid else {})
 
     def pause(self) -> None:
         with self._guard:
