@@ -1,18 +1,68 @@
-"""Who may administer: a signed token with a role, and the paths that the role covers."""
+"""Who may administer: a signed token with a role, and what the role covers.
+
+Tokens are JWT as Trustee's `kbs-client` sends them: EdDSA, ES256 or RS256, with `exp` and a text claim `role`.
+"""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+from enclave_cc.crypto import jws
 from enclave_cc.crypto.jws import SigningKey, VerifyKey
 from enclave_cc.errors import PeerError, foreign
-from enclave_cc.record import record
+from enclave_cc.record import field, record
+from enclave_cc.wire.rcar import messages
 
 TOKEN_LIFETIME = 300  # seconds
 AUDIENCE = "KBS"
 ISSUER = "enclave-cc"
+LEEWAY = 60
+
+# What a role scoped to resources may do with them, by action.
+ACTIONS = ("list", "read", "write")
+_LISTING = f"{messages.PREFIX}/admin/resources"
+_METHODS = {"GET": ("read",), "POST": ("write",), "PUT": ("write",), "DELETE": ("write",)}
+
+
+@record
+class Role:
+    """What a role covers: whole request paths by expression, or resources by prefix of their path."""
+
+    paths: tuple[re.Pattern[str], ...] = ()
+    resources: tuple[str, ...] = ()
+    actions: frozenset[str] = frozenset()
+
+    def covers(self, method: str, path: str) -> bool:
+        if any(pattern.fullmatch(path) for pattern in self.paths):
+            return True
+        if path == _LISTING:  # whose rows `covers_resource` then chooses
+            return method == "GET" and bool(self.resources) and not self.actions.isdisjoint(("list", "read"))
+        for start in (f"{messages.PREFIX}/resource/", f"{_LISTING}/"):
+            if path.startswith(start):
+                inside = any(path.removeprefix(start).startswith(prefix) for prefix in self.resources)
+                return inside and not self.actions.isdisjoint(_METHODS.get(method, ()))
+        return False
+
+    def covers_resource(self, path: str) -> bool:
+        """Whether `path` (REPOSITORY/TYPE/TAG) may show in a listing for this role."""
+        return any(path.startswith(prefix) for prefix in self.resources) or self.covers_all_resources
+
+    @property
+    def covers_all_resources(self) -> bool:
+        """A role that is given the listing by its path is given all of it."""
+        return any(pattern.fullmatch(_LISTING) for pattern in self.paths)
+
+
+@record
+class IdentityProvider:
+    """Somebody who says who administrators are. `keys` by `kid`; `issuer` and `audience` are checked where they are set."""
+
+    name: str
+    keys: Mapping[str, VerifyKey]
+    issuer: str | None = None
+    audience: str | None = None
 
 
 @record
@@ -21,63 +71,89 @@ class Administrator:
 
     subject: str
     role: str
+    provider: str = ""
+    scope: Role = field(default_factory=Role)
 
 
 class AdminGate:
-    """Verifies admin tokens as Trustee's `bearer_jwt` and `regex_acl` do."""
+    """Verifies admin tokens as Trustee's `bearer_jwt` and `regex_acl` do. Safe for many threads."""
 
     def __init__(
         self,
-        key: VerifyKey,
-        roles: Mapping[str, tuple[re.Pattern[str], ...]],
+        providers: Sequence[IdentityProvider],
+        roles: Mapping[str, Role],
         *,
-        issuer: str | None = None,
-        audience: str | None = None,
+        default_role: str | None = None,
+        client_certificates: bool = False,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._key = key
+        self._providers = tuple(providers)
         self._roles = roles
-        self._issuer = issuer
-        self._audience = audience
+        self._default_role = default_role
+        self._client_certificates = client_certificates
         self._now = now
 
-    def authorize(self, token: str | None, path: str) -> Administrator:
-        """The administrator behind `token` for the request path `path`.
+    def authorize(self, token: str | None, method: str, path: str, *, certificate: bool = False) -> Administrator:
+        """The administrator behind `token`, for a request. `certificate`: TLS has verified one of the client.
 
-        1. There is a token, signed by the configured key.
-        2. It has `exp` and has not expired; if it has `nbf`, that is past.
-        3. Issuer and audience are as configured, where they are.
-        4. Its `role` is known, and one of the role's expressions matches the whole path.
+        1. There is a client certificate, where the configuration wants one; and a token.
+        2. An identity provider's key signed the token, with that key's algorithm.
+        3. Issuer and audience are that provider's, where it has them.
+        4. It has `exp` and has not expired; if it has `nbf`, that is past.
+        5. Its `role` is known, and covers the path.
 
-        Raises `PeerError`: "unauthenticated" (1-3) or "forbidden" (4).
+        Raises `PeerError`: "unauthenticated" (1-4) or "forbidden" (5).
         """
         # 1
+        if self._client_certificates and not certificate:
+            raise PeerError("unauthenticated", "this path needs a client certificate", "Present one of the configured authority.")
         if token is None:
             raise PeerError("unauthenticated", "this path needs an admin token", "Send it as `Authorization: Bearer`.")
-        _, claims = self._key.verify(token)
-        # 2
+        # 2, 3
+        provider, claims = self._verify(token)
+        # 4
         expires, start = (_number(claims.get(name, default)) for name, default in (("exp", None), ("nbf", 0)))
         if expires is None or expires <= self._now():
             raise PeerError("unauthenticated", "the admin token has expired, or names no end")
-        if start is None or start > self._now() + 60:
+        if start is None or start > self._now() + LEEWAY:
             raise PeerError("unauthenticated", "the admin token is not valid yet")
-        # 3
-        if self._issuer is not None and claims.get("iss") != self._issuer:
-            raise PeerError("unauthenticated", "the admin token is of another issuer")
-        audience = claims.get("aud")
-        if self._audience is not None and self._audience not in (audience if isinstance(audience, list) else [audience]):
-            raise PeerError("unauthenticated", "the admin token is for another audience")
-        # 4
-        role = claims.get("role")
-        if not isinstance(role, str) or not any(pattern.fullmatch(path) for pattern in self._roles.get(role, ())):
+        # 5
+        name = claims.get("role", self._default_role)
+        role = self._roles.get(name) if isinstance(name, str) else None
+        if role is None or not role.covers(method, path):
             raise PeerError("forbidden", "the role of this token does not cover this path")
-        return Administrator(foreign(claims.get("sub", "")), role)
+        return Administrator(foreign(claims.get("sub", "")), str(name), provider.name, role)
+
+    def _verify(self, token: str) -> tuple[IdentityProvider, Mapping[str, object]]:
+        """The first provider that stands behind the token: the same key may serve two of them, for two audiences."""
+        kid = jws.read_header(token).get("kid")
+        refused = PeerError("unauthenticated", "the admin token is signed by no identity provider")
+        for provider in self._providers:
+            named = provider.keys.get(kid) if isinstance(kid, str) else None
+            for key in (named,) if named is not None else provider.keys.values():
+                try:
+                    _, claims = key.verify(token)
+                except PeerError as error:
+                    # The reason of the only key there is helps; of several, none is the reason.
+                    refused = error if len(self._providers) == len(provider.keys) == 1 else refused
+                    continue
+                if provider.issuer is not None and claims.get("iss") != provider.issuer:
+                    refused = PeerError("unauthenticated", "the admin token is of another issuer")
+                elif provider.audience is not None and not _names(claims.get("aud"), provider.audience):
+                    refused = PeerError("unauthenticated", "the admin token is for another audience")
+                else:
+                    return provider, claims
+        raise refused
 
 
 def issue_token(key: SigningKey, role: str, now: float) -> str:
     """A short-lived admin token."""
     claims = {"iss": ISSUER, "sub": role, "aud": [AUDIENCE], "role": role, "iat": int(now), "exp": int(now) + TOKEN_LIFETIME}
     return key.sign(claims)
+
+
+def _names(audience: object, wanted: str) -> bool:
+    return wanted in (audience if isinstance(audience, list) else [audience])
 
 
 def _number(value: object) -> float | None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
-from enclave_cc.owner.kbs.admin import AdminGate
 from enclave_cc.owner.kbs.broker import KeyBroker
 from enclave_cc.owner.kbs.config import KbsConfig
 from enclave_cc.owner.kbs.decisions import DecisionLog, Log
@@ -17,7 +16,9 @@ from enclave_cc.owner.kbs.roots import RootStore
 from enclave_cc.owner.kbs.routes import Routes
 from enclave_cc.owner.kbs.server import KbsServer, Limits, make_tls_context
 from enclave_cc.owner.kbs.sessions import MemorySessions
-from enclave_cc.owner.kbs.tokens import TokenIssuer
+from enclave_cc.owner.kbs.token_keys import TokenKeys, read_key_set
+from enclave_cc.owner.kbs.tokens import LEEWAY, TokenIssuer
+from enclave_cc.owner.kbs.trusted_issuers import TrustedIssuers
 from enclave_cc.owner.reference.store import ReferenceStore
 from enclave_cc.owner.resources.database import Database
 from enclave_cc.owner.resources.sqlite import SqliteResourceStore
@@ -27,14 +28,10 @@ from enclave_cc.owner.resources.sqlite import SqliteResourceStore
 def assemble(directory: KbsDirectory, config: KbsConfig, *, log_stream: IO[str] | None = None) -> Iterator[KbsServer]:
     """A server that is ready to start. Raises `UsageError` for what the directory lacks."""
     store_key = directory.read_store_key()
-    token_key, token_certificate = directory.read_token_key()
-    gate = AdminGate(
-        directory.read_public_key(config.admin_public_key),
-        config.admin_roles,
-        issuer=config.admin_issuer,
-        audience=config.admin_audience,
-    )
-    context = make_tls_context(str(directory.certificate), str(directory.tls_key))
+    token_keys = TokenKeys(lambda: read_key_set(directory.path), lifetime=config.token_lifetime + LEEWAY)
+    trusted_issuers = TrustedIssuers(config.trusted_issuers)
+    gate = config.admin.make_gate()
+    context = make_tls_context(str(directory.certificate), str(directory.tls_key), client_ca=config.admin.client_ca)
     database = Database(directory.database)
     try:
         log = Log(log_stream)
@@ -45,13 +42,18 @@ def assemble(directory: KbsDirectory, config: KbsConfig, *, log_stream: IO[str] 
             sessions=MemorySessions(lifetime=config.session_lifetime),
             verifiers=make_verifiers(config.tees, roots),
             tokens=TokenIssuer(
-                token_key, certificate_pem=token_certificate, issuer=config.token_issuer, lifetime=config.token_lifetime
+                token_keys,
+                issuer=config.token_issuer,
+                lifetime=config.token_lifetime,
+                trusted=trusted_issuers,
+                rsa1_5=config.rsa1_5,
             ),
             policies=policies,
             references=references,
             resources=resources,
             decisions=DecisionLog(database, log),
             identities=directory.read_identities(),
+            rsa1_5=config.rsa1_5,
         )
         routes = Routes(broker, gate, resources, references, policies, roots, log)
         yield KbsServer(routes, Limits(config.request_deadline, config.body_limit), context)

@@ -56,7 +56,7 @@ class AttesterPaths:
         return HttpAnswer(body=self.broker.release(token, asked))
 
     def _publish_keys(self, _: Call) -> HttpAnswer:
-        return json_answer({"keys": [self.broker.tokens.jwk]})
+        return json_answer({"keys": self.broker.tokens.published_keys()})
 
 
 def resource_path(call: Call) -> ResourcePath:

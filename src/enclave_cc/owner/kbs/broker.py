@@ -44,6 +44,7 @@ class KeyBroker:
     resources: ResourceStore
     decisions: DecisionLog
     identities: frozenset[bytes] = frozenset()  # DER of the certificates that attesters may know this KBS by
+    rsa1_5: bool = False  # whether TEE keys may be of this deprecated form
     now: Callable[[], float] = time.time
 
     def warm_up(self) -> None:
@@ -82,7 +83,7 @@ class KeyBroker:
         if session.token is not None:
             return session
         # 2
-        attestation = messages.Attestation.parse(body)
+        attestation = messages.Attestation.parse(body, rsa1_5=self.rsa1_5)
         if attestation.nonce != session.nonce:
             reason = Reason("runtime-data.nonce", attestation.nonce[:64], session.nonce, "the nonce of the session's challenge")
             raise self._deny("attest", "AttestationError", "quote-refused", reason, tee=session.tee)
@@ -167,7 +168,7 @@ class KeyBroker:
     def release(self, token_text: str, request: release.Request) -> bytes:
         """The resource, as JWE text for the token's TEE key.
 
-        1. The token is ours and has not expired.
+        1. The token is ours, or of an issuer that the owner lists, and has not expired.
         2. The release policy allows the request. Judged before the path is looked up: a denied attester does not
            learn which paths exist.
         3. The resource exists.
@@ -175,16 +176,19 @@ class KeyBroker:
         Raises `PeerError("unauthenticated")` (1), `Denied` (2, 3).
         """
         # 1
-        claims = self.tokens.verify(token_text)
-        key = token.find_tee_key(claims)
-        attester = [_summarize_submod(name, submod) for name, submod in claims["submods"].items()]
+        verified = self.tokens.verify(token_text)
+        claims, key = verified.claims, verified.tee_key
+        submods = claims.get("submods")
+        attester = [_summarize_submod(name, submod) for name, submod in (submods.items() if isinstance(submods, Mapping) else ())]
         # 2
         try:
             verdict = release.decide(self.policies.get(defaults.RELEASE_ID), claims, request, self.references)
         except UsageError as error:  # a policy that fails to evaluate denies
             reason = Reason(str(request), error.what, "a policy that evaluates", defaults.RELEASE_ID, advice=error.fix)
             raise self._deny("release", "PolicyDeny", "kbs-denied", reason, resource=str(request)) from error
-        members = {"resource": str(request), "attester": attester, "policy_version": verdict.policy.version}
+        members: dict[str, Any] = {"resource": str(request), "attester": attester, "policy_version": verdict.policy.version}
+        if verified.issuer is not None:
+            members["token_issuer"] = verified.issuer
         if isinstance(verdict, release.Denial):
             raise self._deny("release", "PolicyDeny", verdict.code, *verdict.reasons, **members)
         # 3

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from enclave_cc.errors import UsageError
+from enclave_cc.owner.kbs.admin_settings import AdminSettings
 from enclave_cc.owner.kbs.directory import KbsDirectory, split_listen
-from enclave_cc.record import record
+from enclave_cc.owner.kbs.settings import Section
+from enclave_cc.owner.kbs.trusted_issuers import TrustedIssuerFiles
+from enclave_cc.record import field, record
 
 KNOWN_TEES = ("sgx", "sample")
 
@@ -24,16 +26,15 @@ class KbsConfig:
     token_issuer: str = "enclave-cc KBS"  # noqa: S105 (a name, not a secret)
     token_lifetime: int = 300
     tees: tuple[str, ...] = ("sgx",)
-    admin_public_key: str = "admin.pub"
-    admin_issuer: str | None = None
-    admin_audience: str | None = None
-    admin_roles: Mapping[str, tuple[re.Pattern[str], ...]] = ()  # type: ignore[assignment]
+    rsa1_5: bool = False
+    trusted_issuers: tuple[TrustedIssuerFiles, ...] = ()
+    admin: AdminSettings = field(default_factory=AdminSettings)
 
     @classmethod
     def load(cls, directory: KbsDirectory) -> KbsConfig:
         """Raises `UsageError("bad-config")` that names the setting."""
         reader = _Reader(directory.read_toml(directory.configuration), str(directory.configuration))
-        roles = reader.table("admin", "roles")
+        trusted = reader.section("token", "trusted")
         config = cls(
             listen=split_listen(reader.take("server", "listen", str)),
             request_deadline=float(reader.take("server", "request_deadline", int, 30)),
@@ -42,10 +43,11 @@ class KbsConfig:
             token_issuer=reader.take("token", "issuer", str, "enclave-cc KBS"),
             token_lifetime=reader.take("token", "lifetime", int, 300),
             tees=tuple(reader.take("attestation", "tees", list, ["sgx"])),
-            admin_public_key=reader.take("admin", "public_key", str, "admin.pub"),
-            admin_issuer=reader.take("admin", "issuer", str, "") or None,
-            admin_audience=reader.take("admin", "audience", str, "") or None,
-            admin_roles={name: reader.patterns(name, value) for name, value in roles.items()},
+            rsa1_5=reader.take("attestation", "rsa1_5", bool, False),
+            trusted_issuers=tuple(
+                TrustedIssuerFiles.read(name, trusted.inner(name, value), directory.path) for name, value in trusted.rest()
+            ),
+            admin=AdminSettings.read(reader.section("admin"), directory.path),
         )
         for tee in config.tees:
             if tee not in KNOWN_TEES:
@@ -60,10 +62,12 @@ class KbsConfig:
 _SETTINGS = {
     "server": {"listen", "request_deadline", "body_limit"},
     "session": {"lifetime"},
-    "token": {"issuer", "lifetime"},
-    "attestation": {"tees"},
-    "admin": {"public_key", "issuer", "audience", "roles"},
+    "token": {"issuer", "lifetime", "trusted"},
+    "attestation": {"tees", "rsa1_5"},
 }
+
+# Tables that have a reader of their own.
+_SECTIONS = {"admin"}
 
 
 class _Reader:
@@ -77,27 +81,22 @@ class _Reader:
     def take(self, table: str, name: str, kind: type, default: Any = None) -> Any:
         section = self._document.get(table, {})
         value = section.get(name, default) if isinstance(section, Mapping) else default
-        if value is None or not isinstance(value, kind) or isinstance(value, bool):
+        if value is None or not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise self.fault(table, name, f"a {kind.__name__} is needed")
         return value
 
-    def table(self, *names: str) -> Mapping[str, Any]:
+    def section(self, *names: str) -> Section:
+        """A table that is read, and checked for unknown settings, elsewhere."""
         value: Any = self._document
         for name in names:
             value = value.get(name, {}) if isinstance(value, Mapping) else {}
-        return value if isinstance(value, Mapping) else {}
-
-    def patterns(self, role: str, value: Any) -> tuple[re.Pattern[str], ...]:
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self.fault("admin.roles", role, "a list of regular expressions is needed")
-        try:
-            return tuple(re.compile(item) for item in value)
-        except re.error as error:
-            raise self.fault("admin.roles", role, f"not a regular expression: {error}") from error
+        return Section(value, name=".".join(names), path=self._path)
 
     def check_unknown(self) -> None:
         """A mistyped setting must not silently mean its default."""
         for table, section in self._document.items():
+            if table in _SECTIONS:
+                continue
             if table not in _SETTINGS or not isinstance(section, Mapping):
                 raise UsageError("bad-config", f"{self._path}: there is no table [{table}]")
             for name in section:

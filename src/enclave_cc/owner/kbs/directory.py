@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from enclave_cc.crypto import self_signed
-from enclave_cc.crypto.jws import SigningKey, VerifyKey
+from enclave_cc.crypto.jws import SigningKey
 from enclave_cc.crypto.secret import Secret
 from enclave_cc.errors import EnvironmentFault, PeerError, UsageError
 from enclave_cc.owner.resources.database import Database
@@ -70,15 +70,8 @@ class KbsDirectory:
     def url_file(self) -> Path:
         return self.path / "kbs.url"
 
-    def read_token_key(self) -> tuple[SigningKey, str]:
-        """The token key and its certificate (PEM)."""
-        return SigningKey.from_pem(self._read("token.key")), self._read("token.crt").decode("ascii", "replace")
-
     def read_admin_key(self, name: str = "admin.key") -> SigningKey:
         return SigningKey.from_pem(self._read(name))
-
-    def read_public_key(self, name: str) -> VerifyKey:
-        return VerifyKey.from_pem(self._read(name))
 
     def read_store_key(self) -> Secret:
         try:
@@ -196,14 +189,33 @@ lifetime = 300           # seconds from the challenge on
 issuer = "enclave-cc KBS"
 lifetime = 300           # seconds
 
+# [token.trusted.NAME]   # another KBS whose attestation tokens are accepted here: that is trust in its appraisals
+# certificates = "other.crt"    # PEM: its token certificate, or the authority that issued it
+# jwks = "other.jwks.json"      # or its key set
+# issuer = "..."                # what `iss` must be
+# tee_key_paths = []            # JSON pointers to the TEE key, before the usual ones
+
 [attestation]
 tees = ["sgx"]           # "sample" is evidence that proves nothing: for protocol tests only
-
+rsa1_5 = false           # answers for RSA TEE keys of this deprecated form, which makes the attester a padding oracle
 [admin]
-public_key = "admin.pub" # verifies admin tokens: Ed25519 or P-256
+public_key = "admin.pub" # verifies admin tokens: Ed25519, P-256 or RSA
+# issuer = "..."         # what `iss` and `aud` of these tokens must be
+# audience = "..."
+# default_role = "..."   # of a token without `role`, as older tools of Trustee send
+# client_ca = "ca.pem"   # admin paths then need a TLS client certificate by one of these authorities, too
+
+# [admin.identity_providers.NAME]  # more signers of admin tokens
+# public_key = "alice.pub"         # or jwks = "keys.json"
+# issuer = "..."
+# audience = "..."
 
 [admin.roles]            # role of a token -> regular expressions of whole request paths
 admin = ["/kbs/v0/.*"]
+
+# [admin.roles.team-a]   # or: resources by prefix
+# resources = ["team-a/"]
+# actions = ["list", "read", "write"]
 """
 
 _OWNER_TOML = """\

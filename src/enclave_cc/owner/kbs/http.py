@@ -14,7 +14,8 @@ JSON, BYTES, XML, TEXT = "application/json", "application/octet-stream", "text/x
 
 @record
 class HttpRequest:
-    """What the HTTP layer read. `path` is raw: no percent-decoding, no dot removal."""
+    """What the HTTP layer read. `path` is raw: no percent-decoding, no dot removal. `certificate`: TLS has verified one
+    of the client."""
 
     method: str
     path: str
@@ -22,6 +23,7 @@ class HttpRequest:
     cookie: str | None
     bearer: str | None
     body: bytes
+    certificate: bool = False
 
 
 @record

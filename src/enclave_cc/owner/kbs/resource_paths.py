@@ -43,6 +43,9 @@ class ResourcePaths:
 
     def _list(self, call: Call) -> HttpAnswer:
         found = self.resources.list(call.request.query.get("prefix", ""))
+        scope = call.scope
+        if not scope.covers_all_resources:
+            found = [each for each in found if scope.covers_resource(str(each.path))]
         return items_answer([{"path": str(r.path), "version": r.version, "created": r.created, "size": r.size} for r in found])
 
     def _read(self, call: Call) -> HttpAnswer:

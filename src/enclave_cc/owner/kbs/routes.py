@@ -7,7 +7,7 @@ Everything here runs in a worker thread.
 from __future__ import annotations
 
 from enclave_cc.errors import EnclaveCcError
-from enclave_cc.owner.kbs.admin import AdminGate
+from enclave_cc.owner.kbs.admin import AdminGate, Administrator
 from enclave_cc.owner.kbs.attester_paths import AttesterPaths
 from enclave_cc.owner.kbs.broker import KeyBroker
 from enclave_cc.owner.kbs.decision_paths import DecisionPaths
@@ -66,8 +66,11 @@ class Routes:
             raise self._explain_unknown(request)
         administrator = None
         if found.route.access == ADMIN:
-            administrator = self._gate.authorize(request.bearer, request.path)
+            administrator = self._authorize(request)
         return found.route.handler(Call(request, found.parameters, administrator))
+
+    def _authorize(self, request: HttpRequest) -> Administrator:
+        return self._gate.authorize(request.bearer, request.method, request.path, certificate=request.certificate)
 
     def _explain_unknown(self, request: HttpRequest) -> PathUnknown:
         if self.table.methods(request.path):
@@ -76,7 +79,7 @@ class Routes:
             return PathUnknown("InvalidRequestPath", "there is nothing at this path")
         head = request.path.removeprefix(f"{messages.PREFIX}/").split("/")[0]
         if head == "admin":  # what there is for administrators is for them to know
-            self._gate.authorize(request.bearer, request.path)
+            self._authorize(request)
         known = {route.path.removeprefix(f"{messages.PREFIX}/").split("/")[0] for route in self.table.routes}
         if head in known:
             return PathUnknown("InvalidRequestPath", "there is nothing at this path")

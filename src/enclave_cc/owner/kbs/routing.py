@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from enclave_cc.owner.kbs.admin import Administrator
+from enclave_cc.owner.kbs.admin import Administrator, Role
 from enclave_cc.owner.kbs.http import HttpAnswer, HttpRequest
 from enclave_cc.record import record
 
@@ -26,6 +26,11 @@ class Call:
     @property
     def body(self) -> bytes:
         return self.request.body
+
+    @property
+    def scope(self) -> Role:
+        """What the administrator's role covers; nothing, when there is none."""
+        return Role() if self.administrator is None else self.administrator.scope
 
 
 PUBLIC, ADMIN = "public", "admin"

@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from enclave_cc.errors import EnvironmentFault, PeerError
+from enclave_cc.errors import EnvironmentFault, PeerError, UsageError
 from enclave_cc.owner.kbs.http import HttpAnswer, HttpRequest
 from enclave_cc.owner.kbs.problems import problem_answer
 from enclave_cc.owner.kbs.routes import Routes
@@ -130,6 +131,7 @@ class KbsServer:
             cookie=request.cookies.get(messages.COOKIE),
             bearer=credential.strip() if scheme.lower() == "bearer" else None,
             body=body,
+            certificate=_shows_certificate(request),
         )
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, self.routes.answer, read)
@@ -166,6 +168,12 @@ class KbsServer:
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
+def _shows_certificate(request: web.Request) -> bool:
+    transport = request.transport
+    # What TLS did not verify, it does not give.
+    return transport is not None and bool(transport.get_extra_info("peercert"))
+
+
 def _place(error: BaseException) -> str:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
@@ -173,11 +181,21 @@ def _place(error: BaseException) -> str:
     return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "?"
 
 
-def make_tls_context(certificate: str, key: str) -> ssl.SSLContext:
-    """TLS 1.2 and 1.3 with one certificate and key (paths)."""
+def make_tls_context(certificate: str, key: str, *, client_ca: Path | None = None) -> ssl.SSLContext:
+    """TLS 1.2 and 1.3 with one certificate and key (paths).
+
+    With `client_ca`, a client may show a certificate, which must then be by one of these authorities. Attesters have
+    none, so that nobody is asked to show one here; admin paths do. Raises `UsageError("bad-config")`.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(certificate, key)
+    try:
+        context.load_cert_chain(certificate, key)
+        if client_ca is not None:
+            context.load_verify_locations(client_ca)
+            context.verify_mode = ssl.CERT_OPTIONAL
+    except OSError as error:  # SSLError is one
+        raise UsageError("bad-config", f"{client_ca or certificate}: not a PEM certificate that TLS can use") from error
     return context
 
 

@@ -1,17 +1,25 @@
-"""Attestation tokens: EAR, signed ES256, as Trustee's attestation service issues them."""
+"""Attestation tokens: EAR, signed ES256, as Trustee's attestation service issues them; and whose tokens are accepted.
+
+A token says who signed it by its header: `kid` (one of our own keys, or of a listed key set), or `jwk` with a
+certificate chain `x5c` that leads to a listed certificate. The header's own key is never believed for itself.
+"""
 
 from __future__ import annotations
 
 import base64
-import ssl
+import binascii
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from enclave_cc import __version__
-from enclave_cc.crypto.jws import SigningKey
+from enclave_cc.crypto import certificate_chain, jws
+from enclave_cc.crypto.jwk import PublicJwk
+from enclave_cc.crypto.jws import VerifyKey
 from enclave_cc.errors import PeerError
+from enclave_cc.owner.kbs.token_keys import TokenKeys
 from enclave_cc.owner.policy.appraisal import Appraisal
+from enclave_cc.record import field, record
 from enclave_cc.wire.rcar import token as wire
 
 VERIFIER_ID = {"developer": "https://confidentialcontainers.org", "build": f"enclave-cc {__version__}"}
@@ -19,26 +27,48 @@ VERIFIER_ID = {"developer": "https://confidentialcontainers.org", "build": f"enc
 LEEWAY = 60
 
 
+@record
+class TrustedIssuer:
+    """Somebody else whose attestation tokens the owner accepts: that is trust in all of their appraisals.
+
+    `certificates`: DER of anchors for `x5c`; `keys`: by `kid`; `issuer`: what `iss` must be, if anything.
+    """
+
+    name: str
+    certificates: tuple[bytes, ...] = ()
+    keys: Mapping[str, VerifyKey] = field(default_factory=dict)
+    issuer: str | None = None
+    key_pointers: tuple[str, ...] = wire.KEY_POINTERS
+
+
+@record
+class AttestationToken:
+    """A token that was verified. Only `TokenIssuer.verify` makes one. `issuer`: None for our own."""
+
+    claims: Mapping[str, Any]
+    tee_key: PublicJwk
+    issuer: str | None = None
+
+
 class TokenIssuer:
-    """Signs tokens and verifies its own. Safe for many threads."""
+    """Signs tokens, and verifies its own and those of listed issuers. Safe for many threads."""
 
     def __init__(
         self,
-        key: SigningKey,
+        keys: TokenKeys,
         *,
-        certificate_pem: str | None,
         issuer: str,
         lifetime: int,
+        trusted: Callable[[], Sequence[TrustedIssuer]] = tuple,
+        rsa1_5: bool = False,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._key = key
+        self._keys = keys
         self._issuer = issuer
         self._lifetime = lifetime
+        self._trusted = trusted
+        self._rsa1_5 = rsa1_5
         self._now = now
-        self.jwk: dict[str, Any] = dict(key.public.to_jwk())
-        if certificate_pem is not None:
-            # A relying party that lists this certificate accepts our tokens ("passport" mode).
-            self.jwk["x5c"] = [base64.b64encode(ssl.PEM_cert_to_DER_cert(certificate_pem)).decode()]
 
     def issue(self, appraisals: Sequence[tuple[str, Appraisal]]) -> str:
         """A token over (TEE class, appraisal) pairs; submodules are named cpu0, gpu0, gpu1, ..."""
@@ -55,24 +85,65 @@ class TokenIssuer:
             wire.VERIFIER_ID: VERIFIER_ID,
             "submods": submods,
         }
-        return self._key.sign(payload, {"jwk": self.jwk})
+        key, jwk = self._keys.current()
+        return key.sign(payload, {"kid": key.public.kid, "jwk": jwk})
 
-    def verify(self, token: str) -> Mapping[str, Any]:
-        """The claims of a token that this issuer signed and that has not expired.
+    def published_keys(self) -> list[Mapping[str, Any]]:
+        """The JWKs that verify our tokens."""
+        return self._keys.published()
 
-        1. Signature by our own key; the header's `jwk` is not looked at, it can only name another key.
-        2. `exp` is there and not past (60 s leeway).
-        3. It is an EAR with submodules.
+    def verify(self, token: str) -> AttestationToken:
+        """A token that one of our keys, or an issuer that the owner lists, signed.
+
+        1. The header names a key of ours; or a `jwk` whose certificate chain leads to a listed certificate; or, without
+           `jwk`, a `kid` of a listed key set.
+        2. The signature is by that key, with that key's algorithm.
+        3. `exp` is there and not past, `nbf` is not to come (60 s leeway); `iss` is as listed, where it is.
+        4. Ours are EARs with submodules; all carry a usable TEE key.
 
         Raises `PeerError("unauthenticated")`.
         """
         # 1
-        _, claims = self._key.public.verify(token)
+        header = jws.read_header(token)
+        key = self._keys.find(header.get("kid"))
+        issuer = None
+        if key is None:
+            key, issuer = self._find_foreign(header)
         # 2
-        expires = claims.get("exp")
-        if type(expires) is not int or expires + LEEWAY <= self._now():
-            raise PeerError("unauthenticated", "the token has expired")
+        _, claims = key.verify(token)
         # 3
-        if not isinstance(claims.get("submods"), Mapping):
+        now = self._now()
+        expires, start = claims.get("exp"), claims.get("nbf", 0)
+        if type(expires) is not int or expires + LEEWAY <= now:
+            raise PeerError("unauthenticated", "the token has expired")
+        if type(start) is not int or start - LEEWAY > now:
+            raise PeerError("unauthenticated", "the token is not valid yet")
+        if issuer is not None and issuer.issuer is not None and claims.get("iss") != issuer.issuer:
+            raise PeerError("unauthenticated", "the token is of another issuer than the owner lists")
+        # 4
+        if issuer is None and not isinstance(claims.get("submods"), Mapping):
             raise PeerError("unauthenticated", "the token is not an attestation result")
-        return claims
+        pointers = (wire.EAR_KEY,) if issuer is None else issuer.key_pointers
+        tee_key = wire.find_tee_key(claims, pointers, rsa1_5=self._rsa1_5)
+        return AttestationToken(claims, tee_key, None if issuer is None else issuer.name)
+
+    def _find_foreign(self, header: Mapping[str, Any]) -> tuple[VerifyKey, TrustedIssuer]:
+        jwk = header.get("jwk")
+        for issuer in self._trusted():
+            if isinstance(jwk, Mapping):
+                if issuer.certificates and (key := self._endorsed(jwk, issuer)) is not None:
+                    return key, issuer
+            elif (known := issuer.keys.get(str(header.get("kid")))) is not None:
+                return known, issuer
+        raise PeerError("unauthenticated", "the token is signed by nobody whom the owner lists")
+
+    def _endorsed(self, jwk: Mapping[str, Any], issuer: TrustedIssuer) -> VerifyKey | None:
+        chain = jwk.get("x5c")
+        if not isinstance(chain, list) or not 1 <= len(chain) <= certificate_chain.MAX_CERTIFICATES:
+            return None
+        try:
+            decoded = [base64.b64decode(item, validate=True) for item in chain]
+            signer = certificate_chain.find_signer(decoded, issuer.certificates, self._now())
+            return signer if VerifyKey.from_jwk(jwk).kid == signer.kid else None
+        except (PeerError, binascii.Error, ValueError, TypeError):
+            return None
