@@ -18,6 +18,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 import testbed as testbeds  # noqa: E402  (lies in tools/)
+from enclave_cc.owner.storage import migration  # noqa: E402
+from enclave_cc.owner.storage.database import Database  # noqa: E402
+from enclave_cc.owner.storage.settings import DatabaseSettings, open_database  # noqa: E402
+from private_postgresql import PrivatePostgresql  # noqa: E402
 
 # A busy machine is slow, and no test asserts on time: hypothesis must not either.
 hypothesis.settings.register_profile("enclave-cc", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -74,6 +78,44 @@ def clean(testbed: testbeds.Testbed) -> Iterator[None]:
         testbed.cli("rm", "-f", str(pod["id"]), check=False)
     left = {kind: items for kind, items in testbed.leftovers().items() if items}
     assert left == {}
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PrivatePostgresql]:
+    """One server for the session; `kbs_template` in it has the schema of this program."""
+    server = PrivatePostgresql()
+    try:
+        server.start()
+        server.run("CREATE DATABASE kbs_template TEMPLATE template0 ENCODING 'UTF8'")
+        opened = open_database(DatabaseSettings(server.url("kbs_template"), pool=1), server.directory)
+        migration.migrate(opened)
+        opened.close()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DatabaseSettings]:
+    """A migrated, empty database of either kind; whoever needs one asks for this and runs twice."""
+    if request.param == "sqlite":
+        settings = DatabaseSettings(f"sqlite:{tmp_path / 'kbs.db'}")
+        opened = open_database(settings, tmp_path, create=True)
+        migration.migrate(opened)
+        opened.close()
+        yield settings
+        return
+    server = request.getfixturevalue("postgresql")
+    name = server.create_database("kbs_template")
+    yield DatabaseSettings(server.url(name))
+    server.drop_database(name)
+
+
+@pytest.fixture
+def database(database_settings: DatabaseSettings, tmp_path: Path) -> Iterator[Database]:
+    opened = open_database(database_settings, tmp_path)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture

@@ -40,6 +40,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("kbs init", _OWNER + "kbs_init", "make a KBS directory: TLS identity, token and admin keys"),
     Command("kbs serve", _OWNER + "kbs_serve", "serve the key broker"),
     Command("kbs token", _OWNER + "kbs_token", "rotate the key that signs attestation tokens"),
+    Command("kbs migrate", _OWNER + "kbs_migrate", "bring the KBS's database to this program's schema"),
     Command("kbs root", _OWNER + "kbs_root", "name the platform roots that the KBS trusts"),
     Command("resource", _OWNER + "resource", "set, get, list and remove resources in the KBS"),
     Command("policy", _OWNER + "policy", "set, get and lint policies"),

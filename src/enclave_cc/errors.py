@@ -74,6 +74,7 @@ TABLE: dict[str, Row] = {
         8, Status.UNAVAILABLE, 502, "Check that it runs and its name resolves; one without TLS is named in [registry] insecure."
     ),
     "kbs-unreachable": Row(8, Status.UNAVAILABLE, 502, "Check that the KBS runs and that [kbs] url names it."),
+    "database-unreachable": Row(8, Status.UNAVAILABLE, 503, "Check that PostgreSQL runs, and [database] url in kbs.toml."),
     "agent-unreachable": Row(9, Status.UNAVAILABLE, 502, "Look into the agent's log with `enclave-cc logs --agent`."),
     "rpc-failed": Row(9, Status.INTERNAL, 502, "The message carries the peer's own words; see its log."),
     "runc-failed": Row(9, Status.INTERNAL, 500, "The message carries runc's own words; run `enclave-cc doctor`."),

@@ -17,9 +17,11 @@ from enclave_cc import console
 from enclave_cc.crypto.x509 import Certificate
 from enclave_cc.errors import PeerError, UsageError
 from enclave_cc.owner.cli.resource import read_input
+from enclave_cc.owner.kbs.config import KbsConfig
 from enclave_cc.owner.kbs.directory import DIRECTORY_HELP, KbsDirectory
 from enclave_cc.owner.kbs.roots import RootStore
-from enclave_cc.owner.resources.database import Database
+from enclave_cc.owner.storage import migration
+from enclave_cc.owner.storage.settings import open_database
 from enclave_cc.owner.verifier.collateral import verify_collateral
 from enclave_cc.owner.verifier.quote import PCK_CAS
 from enclave_cc.owner.verifier.roots import INTEL, TrustedRoot, intel_root, is_intel
@@ -55,9 +57,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _open_roots(directory: str | None) -> Iterator[RootStore]:
-    database = Database(KbsDirectory.locate(directory).database)
+def _open_roots(name: str | None) -> Iterator[RootStore]:
+    directory = KbsDirectory.locate(name)
+    database = open_database(KbsConfig.load(directory).database, directory.path)
     try:
+        migration.check(database)
         yield RootStore(database)
     finally:
         database.close()

@@ -20,24 +20,26 @@ from enclave_cc.owner.kbs.token_keys import TokenKeys, read_key_set
 from enclave_cc.owner.kbs.tokens import LEEWAY, TokenIssuer
 from enclave_cc.owner.kbs.trusted_issuers import TrustedIssuers
 from enclave_cc.owner.reference.store import ReferenceStore
-from enclave_cc.owner.resources.database import Database
-from enclave_cc.owner.resources.sqlite import SqliteResourceStore
+from enclave_cc.owner.resources.database_store import DatabaseResourceStore
+from enclave_cc.owner.storage import migration
+from enclave_cc.owner.storage.settings import open_database
 
 
 @contextmanager
 def assemble(directory: KbsDirectory, config: KbsConfig, *, log_stream: IO[str] | None = None) -> Iterator[KbsServer]:
-    """A server that is ready to start. Raises `UsageError` for what the directory lacks."""
+    """A server that is ready to start. Raises `UsageError` for what the directory or the database's schema lacks."""
     store_key = directory.read_store_key()
     token_keys = TokenKeys(lambda: read_key_set(directory.path), lifetime=config.token_lifetime + LEEWAY)
     trusted_issuers = TrustedIssuers(config.trusted_issuers)
     gate = config.admin.make_gate()
     context = make_tls_context(str(directory.certificate), str(directory.tls_key), client_ca=config.admin.client_ca)
-    database = Database(directory.database)
+    database = open_database(config.database, directory.path)
     try:
+        migration.check(database)
         log = Log(log_stream)
         roots, references, policies = RootStore(database), ReferenceStore(database), PolicyStore(database)
         policies.install_defaults()
-        resources = SqliteResourceStore(database, store_key)
+        resources = DatabaseResourceStore(database, store_key)
         broker = KeyBroker(
             sessions=MemorySessions(lifetime=config.session_lifetime),
             verifiers=make_verifiers(config.tees, roots),

@@ -10,6 +10,7 @@ from enclave_cc.owner.kbs.admin_settings import AdminSettings
 from enclave_cc.owner.kbs.directory import KbsDirectory, split_listen
 from enclave_cc.owner.kbs.settings import Section
 from enclave_cc.owner.kbs.trusted_issuers import TrustedIssuerFiles
+from enclave_cc.owner.storage.settings import DEFAULT_URL, DatabaseSettings
 from enclave_cc.record import field, record
 
 KNOWN_TEES = ("sgx", "sample")
@@ -29,6 +30,7 @@ class KbsConfig:
     rsa1_5: bool = False
     trusted_issuers: tuple[TrustedIssuerFiles, ...] = ()
     admin: AdminSettings = field(default_factory=AdminSettings)
+    database: DatabaseSettings = field(default_factory=DatabaseSettings)
 
     @classmethod
     def load(cls, directory: KbsDirectory) -> KbsConfig:
@@ -48,11 +50,22 @@ class KbsConfig:
                 TrustedIssuerFiles.read(name, trusted.inner(name, value), directory.path) for name, value in trusted.rest()
             ),
             admin=AdminSettings.read(reader.section("admin"), directory.path),
+            database=DatabaseSettings(
+                url=reader.take("database", "url", str, DEFAULT_URL),
+                password_file=reader.take("database", "password_file", str, "") or None,
+                pool=reader.take("database", "pool", int, 16),
+                connect_timeout=float(reader.take("database", "connect_timeout", int, 5)),
+                statement_timeout=float(reader.take("database", "statement_timeout", int, 10)),
+                lock_timeout=float(reader.take("database", "lock_timeout", int, 10)),
+            ),
         )
         for tee in config.tees:
             if tee not in KNOWN_TEES:
                 raise reader.fault("attestation", "tees", f"{tee!r} is not one of {', '.join(KNOWN_TEES)}")
-        for number in (config.request_deadline, config.body_limit, config.session_lifetime, config.token_lifetime):
+        numbers = [config.request_deadline, config.body_limit, config.session_lifetime, config.token_lifetime]
+        database = config.database
+        numbers += [database.pool, database.connect_timeout, database.statement_timeout, database.lock_timeout]
+        for number in numbers:
             if number <= 0:
                 raise UsageError("bad-config", f"{directory.configuration}: numbers must be above 0")
         reader.check_unknown()
@@ -64,6 +77,7 @@ _SETTINGS = {
     "session": {"lifetime"},
     "token": {"issuer", "lifetime", "trusted"},
     "attestation": {"tees", "rsa1_5"},
+    "database": {"url", "password_file", "pool", "connect_timeout", "statement_timeout", "lock_timeout"},
 }
 
 # Tables that have a reader of their own.

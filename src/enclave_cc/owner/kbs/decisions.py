@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from enclave_cc.errors import UsageError, foreign
 from enclave_cc.owner.policy.reasons import Reason
-from enclave_cc.owner.resources.database import Database
+from enclave_cc.owner.storage.database import Database
 from enclave_cc.record import record
 
 # Anybody can make the KBS deny something; the oldest rows go, so that nobody can fill its disk.
@@ -77,10 +77,10 @@ class DecisionLog:
         self._log.write(outcome, {name: member for name, member in decision.to_json().items() if name != "outcome"})
         with self._database.write(durable=False) as db:
             number = db.execute(
-                "INSERT INTO decision (id, at, outcome, code, document) VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO decision (id, at, outcome, code, document) VALUES (?, ?, ?, ?, ?) RETURNING number",
                 (decision.id, decision.at, outcome, code, json.dumps({"stage": stage, **members}, default=str)),
-            ).lastrowid
-            if number is not None and number % _TRIM_EVERY == 0:
+            ).fetchone()[0]
+            if number % _TRIM_EVERY == 0:
                 db.execute("DELETE FROM decision WHERE number <= ?", (number - KEPT,))
         return decision
 
@@ -96,7 +96,8 @@ class DecisionLog:
         """The newest first."""
         with self._database.read() as db:
             rows = db.execute(
-                "SELECT id, at, outcome, code, document FROM decision WHERE ? IS NULL OR outcome = ? ORDER BY number DESC LIMIT ?",
+                "SELECT id, at, outcome, code, document FROM decision WHERE CAST(? AS TEXT) IS NULL OR outcome = ?"
+                " ORDER BY number DESC LIMIT ?",
                 (outcome, outcome, limit),
             ).fetchall()
         return [_read(row) for row in rows]

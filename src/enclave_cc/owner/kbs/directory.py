@@ -2,7 +2,8 @@
 
     kbs.toml    how it serves        kbs.crt  TLS certificate, which clients pin    tls.key    its key
     owner.toml  how owners reach it  token.crt, token.key  attestation tokens       store.key  seals resources at rest
-    kbs.db      its database         admin.key, admin.pub  the owner's Ed25519 key  kbs.url    where it listens now
+    kbs.db      its database, unless PostgreSQL holds it
+                                     admin.key, admin.pub  the owner's Ed25519 key  kbs.url    where it listens now
 
 `owner.toml`, `admin.key` and `kbs.crt` alone, copied elsewhere, let an owner administer the KBS from another machine.
 """
@@ -24,7 +25,8 @@ from enclave_cc.crypto import self_signed
 from enclave_cc.crypto.jws import SigningKey
 from enclave_cc.crypto.secret import Secret
 from enclave_cc.errors import EnvironmentFault, PeerError, UsageError
-from enclave_cc.owner.resources.database import Database
+from enclave_cc.owner.storage import migration
+from enclave_cc.owner.storage.settings import DEFAULT_URL, DatabaseSettings, open_database
 from enclave_cc.record import record
 from enclave_cc.wire.sgx.certification import parse_pem_certificates
 
@@ -53,10 +55,6 @@ class KbsDirectory:
     @property
     def tls_key(self) -> Path:
         return self.path / "tls.key"
-
-    @property
-    def database(self) -> Path:
-        return self.path / "kbs.db"
 
     @property
     def configuration(self) -> Path:
@@ -110,13 +108,14 @@ class KbsDirectory:
             raise EnvironmentFault("environment", f"{path} cannot be read: {error.strerror}") from error
 
 
-def create(path: Path, *, listen: str, hostnames: Sequence[str]) -> KbsDirectory:
+def create(path: Path, *, listen: str, hostnames: Sequence[str], database: str = DEFAULT_URL) -> KbsDirectory:
     """Makes a new KBS directory, whole or not at all.
 
     Raises `UsageError`: "already-exists" if anything but an empty directory is there; "usage" for a `listen` that is
     not HOST:PORT.
     """
     host, _ = split_listen(listen)
+    settings = DatabaseSettings(database)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UsageError(
             "already-exists", f"{path} exists and is not empty", "Choose another directory; keys are never overwritten."
@@ -128,7 +127,7 @@ def create(path: Path, *, listen: str, hostnames: Sequence[str]) -> KbsDirectory
     shutil.rmtree(building, ignore_errors=True)
     try:
         building.mkdir(mode=0o700)
-        _fill(KbsDirectory(building), listen=listen, names=names)
+        _fill(KbsDirectory(building), listen=listen, names=names, database=settings)
         building.rename(path)
     except OSError as error:
         raise EnvironmentFault("environment", f"{path} cannot be made: {error.strerror}") from error
@@ -137,7 +136,7 @@ def create(path: Path, *, listen: str, hostnames: Sequence[str]) -> KbsDirectory
     return KbsDirectory(path)
 
 
-def _fill(new: KbsDirectory, *, listen: str, names: Sequence[str]) -> None:
+def _fill(new: KbsDirectory, *, listen: str, names: Sequence[str], database: DatabaseSettings) -> None:
     start = int(time.time()) - 3600  # clocks of clients may be behind
     end = start + _CERTIFICATE_YEARS * _YEAR
     for key_name, certificate_name, subject, hosts in (
@@ -152,9 +151,14 @@ def _fill(new: KbsDirectory, *, listen: str, names: Sequence[str]) -> None:
     _write(new.path / "admin.key", admin.to_pem())
     _write(new.path / "admin.pub", admin.public.to_pem(), mode=0o644)
     _write(new.path / "store.key", base64.b64encode(Secret.random(32).reveal()) + b"\n")
-    _write(new.configuration, _KBS_TOML.format(listen=json.dumps(listen)).encode(), mode=0o644)
+    _write(new.configuration, _KBS_TOML.format(listen=json.dumps(listen), url=json.dumps(database.url)).encode(), mode=0o644)
     _write(new.owner_configuration, _OWNER_TOML.encode(), mode=0o644)
-    Database(new.database, create=True).close()
+    if database.is_sqlite:
+        opened = open_database(database, new.path, create=True)
+        try:
+            migration.migrate(opened)
+        finally:
+            opened.close()
 
 
 def split_listen(listen: str) -> tuple[str, int]:
@@ -198,6 +202,15 @@ lifetime = 300           # seconds
 [attestation]
 tees = ["sgx"]           # "sample" is evidence that proves nothing: for protocol tests only
 rsa1_5 = false           # answers for RSA TEE keys of this deprecated form, which makes the attester a padding oracle
+
+[database]
+url = {url}    # or "postgresql://USER@HOST/NAME": then any number of KBS processes may serve from it
+# password_file = "..."  # of PostgreSQL; else $ENCLAVE_CC_DATABASE_PASSWORD, else ~/.pgpass
+pool = 16                # connections to PostgreSQL, per process
+connect_timeout = 5      # seconds to reach PostgreSQL, and to wait for a free connection
+statement_timeout = 10   # seconds for one statement
+lock_timeout = 10        # seconds to wait for another writer
+
 [admin]
 public_key = "admin.pub" # verifies admin tokens: Ed25519, P-256 or RSA
 # issuer = "..."         # what `iss` and `aud` of these tokens must be

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from enclave_cc.errors import UsageError, foreign
 from enclave_cc.owner.policy import defaults
 from enclave_cc.owner.policy.rego import Policy
-from enclave_cc.owner.resources.database import Database
+from enclave_cc.owner.storage.database import Connection, Database, transact
 
 
 class PolicyStore:
@@ -24,19 +24,23 @@ class PolicyStore:
     def install_defaults(self) -> None:
         """Sets each default policy that has no version yet."""
         for policy_id in (defaults.ATTESTATION_ID, defaults.RELEASE_ID):
-            with self._database.read() as db:
-                present = db.execute("SELECT 1 FROM policy WHERE id = ?", (policy_id,)).fetchone()
-            if present is None:
-                self.set(policy_id, defaults.read_default(policy_id))
+            self._write(policy_id, defaults.read_default(policy_id), only_first=True)
 
     def set(self, policy_id: str, text: str) -> Policy:
         """Compiles `text` and makes it the active version. Raises `UsageError("policy-invalid")`, changing nothing."""
         Policy(policy_id, text)
-        with self._database.write() as db:
+        return Policy(policy_id, text, self._write(policy_id, text))
+
+    def _write(self, policy_id: str, text: str, *, only_first: bool = False) -> int:
+        def work(db: Connection) -> int:
             row = db.execute("SELECT max(version) FROM policy WHERE id = ?", (policy_id,)).fetchone()
-            version = (row[0] or 0) + 1
-            db.execute("INSERT INTO policy VALUES (?, ?, ?, ?)", (policy_id, version, int(self._now()), text))
-        return Policy(policy_id, text, version)
+            version = int(row[0] or 0)
+            if only_first and version:
+                return version
+            db.execute("INSERT INTO policy VALUES (?, ?, ?, ?)", (policy_id, version + 1, int(self._now()), text))
+            return version + 1
+
+        return transact(self._database, work, lock=f"policy {policy_id}")
 
     def get(self, policy_id: str) -> Policy:
         """The active version. Raises `UsageError("not-found")`."""

@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable
 
 from enclave_cc.errors import UsageError, foreign
-from enclave_cc.owner.resources.database import Database
+from enclave_cc.owner.storage.database import Database
 from enclave_cc.owner.verifier.roots import INTEL, TrustedRoot, intel_root
 from enclave_cc.record import record
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
+
+_LOCK = "root"
 
 
 @record
@@ -44,22 +46,27 @@ class RootStore:
             raise UsageError("usage", f"{foreign(root.name)!r} cannot name a root; use lower-case letters, digits, . _ -")
         if (root.name == INTEL) != (root.certificate == self._intel.certificate):
             raise UsageError("usage", f"the name {INTEL} is Intel's root, and Intel's root has no other name")
-        with self._database.write() as db:
+        with self._database.write(lock=_LOCK) as db:
             row = db.execute("SELECT certificate FROM root WHERE name = ?", (root.name,)).fetchone()
             if row is not None and row[0] != root.certificate:
                 raise UsageError("already-exists", f"the root {root.name} is another certificate")
             db.execute(
-                "INSERT OR IGNORE INTO root VALUES (?, ?, ?, ?)", (root.name, root.certificate, root.simulated, int(self._now()))
+                "INSERT INTO root VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (root.name, root.certificate, int(root.simulated), int(self._now())),
             )
 
     def set_collateral(self, root: str, fmspc: str, ca: str, document: str) -> None:
         """Replaces the collateral of one FMSPC and CA."""
-        with self._database.write() as db:
-            db.execute("INSERT OR REPLACE INTO collateral VALUES (?, ?, ?, ?, ?)", (root, fmspc, ca, int(self._now()), document))
+        with self._database.write(lock=_LOCK) as db:
+            db.execute(
+                "INSERT INTO collateral (root, fmspc, ca, added, document) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT (root, fmspc, ca) DO UPDATE SET added = excluded.added, document = excluded.document",
+                (root, fmspc, ca, int(self._now()), document),
+            )
 
     def remove(self, name: str) -> None:
         """Removes the root and its collateral; of Intel's, the collateral only. Raises `UsageError("not-found")`."""
-        with self._database.write() as db:
+        with self._database.write(lock=_LOCK) as db:
             if not db.execute("DELETE FROM root WHERE name = ?", (name,)).rowcount:
                 raise UsageError("not-found", f"there is no root {foreign(name)}", "See `enclave-cc kbs root ls`.")
 
@@ -72,7 +79,8 @@ class RootStore:
     def list_collateral(self, root: str | None = None) -> list[StoredCollateral]:
         with self._database.read() as db:
             rows = db.execute(
-                "SELECT root, fmspc, ca, document, added FROM collateral WHERE ? IS NULL OR root = ? ORDER BY root, fmspc, ca",
+                "SELECT root, fmspc, ca, document, added FROM collateral WHERE CAST(? AS TEXT) IS NULL OR root = ?"
+                " ORDER BY root, fmspc, ca",
                 (root, root),
             ).fetchall()
         return [StoredCollateral(*row) for row in rows]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from enclave_cc.errors import UsageError, foreign
 from enclave_cc.owner.reference.values import ReferenceValue, combine
-from enclave_cc.owner.resources.database import Database
+from enclave_cc.owner.storage.database import Connection, Database, transact
 from enclave_cc.wire.rcar import canonical
+
+_LOCK = "reference-value"
 
 
 class ReferenceStore:
@@ -23,23 +24,29 @@ class ReferenceStore:
 
     def add(self, values: Sequence[ReferenceValue]) -> None:
         """Adds each value to its name; one that is there already gets the new expiry and source. All or none."""
-        with self._database.write() as db:
+
+        def work(db: Connection) -> None:
             for value in values:
                 if not value.member:
                     db.execute("DELETE FROM reference_value WHERE name = ?", (value.name,))
                 _insert(db, value, int(self._now()))
 
+        transact(self._database, work, lock=_LOCK)
+
     def replace(self, values: Sequence[ReferenceValue]) -> None:
         """As `add`, after everything under the same names is removed: what RVPS does with a message."""
-        with self._database.write() as db:
+
+        def work(db: Connection) -> None:
             for name in {value.name for value in values}:
                 db.execute("DELETE FROM reference_value WHERE name = ?", (name,))
             for value in values:
                 _insert(db, value, int(self._now()))
 
+        transact(self._database, work, lock=_LOCK)
+
     def remove(self, name: str, value: Any = None) -> int:
         """Removes one value, or everything, under `name`; returns how many. Raises `UsageError("not-found")`."""
-        with self._database.write() as db:
+        with self._database.write(lock=_LOCK) as db:
             if value is None:
                 count = db.execute("DELETE FROM reference_value WHERE name = ?", (name,)).rowcount
             else:
@@ -72,10 +79,15 @@ class ReferenceStore:
         return [_read(*row) for row in rows]
 
 
-def _insert(db: sqlite3.Connection, value: ReferenceValue, now: int) -> None:
+def _insert(db: Connection, value: ReferenceValue, now: int) -> None:
     texts = [canonical.encode(part).decode() for part in (value.value, dict(value.source))]
-    row = (value.name, texts[0], value.member, value.expires, now, texts[1])
-    db.execute("INSERT OR REPLACE INTO reference_value VALUES (?, ?, ?, ?, ?, ?)", row)
+    row = (value.name, texts[0], int(value.member), value.expires, now, texts[1])
+    db.execute(
+        "INSERT INTO reference_value (name, value, member, expires, added, source) VALUES (?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (name, value) DO UPDATE SET member = excluded.member, expires = excluded.expires,"
+        " added = excluded.added, source = excluded.source",
+        row,
+    )
 
 
 def _read(name: str, value: str, member: int, expires: int | None, source: str) -> ReferenceValue:

@@ -6,8 +6,6 @@ import io
 import json
 import re
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,15 +15,7 @@ from enclave_cc.owner.kbs.decisions import DecisionLog, Log
 from enclave_cc.owner.kbs.policies import PolicyStore
 from enclave_cc.owner.kbs.sessions import MemorySessions
 from enclave_cc.owner.policy.reasons import Reason
-from enclave_cc.owner.resources.database import Database
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    made = Database(tmp_path / "kbs.db", create=True)
-    yield made
-    made.close()
-
+from enclave_cc.owner.storage.database import Database
 
 # --- sessions
 

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +9,7 @@ from enclave_cc.errors import PeerError, UsageError
 from enclave_cc.owner.reference import values
 from enclave_cc.owner.reference.store import ReferenceStore
 from enclave_cc.owner.reference.values import ReferenceValue
-from enclave_cc.owner.resources.database import Database
+from enclave_cc.owner.storage.database import Database
 
 BUNDLE = {
     "role": "agent",
@@ -37,10 +35,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> Iterator[ReferenceStore]:
-    database = Database(tmp_path / "kbs.db", create=True)
-    yield ReferenceStore(database, now=clock)
-    database.close()
+def store(database: Database, clock: Clock) -> ReferenceStore:
+    return ReferenceStore(database, now=clock)
 
 
 def message(payload: object, **change: object) -> bytes:

@@ -1,0 +1,1 @@
+"""The database behind the KBS: SQLite or PostgreSQL, one interface, explicit migrations."""
