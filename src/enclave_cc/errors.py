@@ -107,6 +107,9 @@ TABLE: dict[str, Row] = {
     "audit-broken": Row(
         20, Status.DATA_LOSS, 500, "Keep log and message as evidence; compare with exports that were kept elsewhere."
     ),
+    "audit-truncated": Row(
+        20, Status.DATA_LOSS, 500, "Keep it as evidence; get the whole file or log, or ask its operator for what is missing."
+    ),
     "audit-forked": Row(
         20, Status.DATA_LOSS, 500, "Keep both checkpoints: together they prove that the log's operator shows two histories."
     ),

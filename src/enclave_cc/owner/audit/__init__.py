@@ -1,0 +1,1 @@
+"""The KBS's audit log: append, prove, export, verify. docs/formats/audit.md."""

@@ -1,0 +1,1 @@
+"""The audit log's entries and exports: docs/formats/audit.md."""
