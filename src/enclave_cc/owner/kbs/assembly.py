@@ -15,7 +15,7 @@ from enclave_cc.owner.kbs.policies import PolicyStore
 from enclave_cc.owner.kbs.roots import RootStore
 from enclave_cc.owner.kbs.routes import Routes
 from enclave_cc.owner.kbs.server import KbsServer, Limits, make_tls_context
-from enclave_cc.owner.kbs.sessions import MemorySessions
+from enclave_cc.owner.kbs.sessions import Sessions
 from enclave_cc.owner.kbs.token_keys import TokenKeys, read_key_set
 from enclave_cc.owner.kbs.tokens import LEEWAY, TokenIssuer
 from enclave_cc.owner.kbs.trusted_issuers import TrustedIssuers
@@ -41,7 +41,7 @@ def assemble(directory: KbsDirectory, config: KbsConfig, *, log_stream: IO[str] 
         policies.install_defaults()
         resources = DatabaseResourceStore(database, store_key)
         broker = KeyBroker(
-            sessions=MemorySessions(lifetime=config.session_lifetime),
+            sessions=Sessions(database, store_key, lifetime=config.session_lifetime),
             verifiers=make_verifiers(config.tees, roots),
             tokens=TokenIssuer(
                 token_keys,

@@ -19,7 +19,7 @@ from enclave_cc.owner.kbs.decisions import DecisionLog
 from enclave_cc.owner.kbs.evidence import EvidenceVerifier, VerifiedEvidence
 from enclave_cc.owner.kbs.policies import PolicyStore
 from enclave_cc.owner.kbs.problems import Denied
-from enclave_cc.owner.kbs.sessions import Session, SessionStore
+from enclave_cc.owner.kbs.sessions import Session, Sessions
 from enclave_cc.owner.kbs.tokens import TokenIssuer
 from enclave_cc.owner.policy import appraisal, defaults, rego, release
 from enclave_cc.owner.policy.reasons import Reason
@@ -36,7 +36,7 @@ from enclave_cc.wire.sgx.certification import parse_pem_certificates
 class KeyBroker:
     """The service itself; every part can be another implementation. Safe for many threads."""
 
-    sessions: SessionStore
+    sessions: Sessions
     verifiers: Mapping[str, EvidenceVerifier]
     tokens: TokenIssuer
     policies: PolicyStore
@@ -69,23 +69,29 @@ class KeyBroker:
     def attest(self, session_id: str, body: bytes) -> Session:
         """Judges an Attestation; the session returned has a token.
 
-        1. The session exists, and its challenge was not answered before. An accepted session keeps its token.
+        1. The session is ours, of a TEE that is accepted here, and not answered before; an accepted one keeps its token.
         2. The message parses, and repeats the session's nonce.
         3. The init-data makes the attester trust this KBS and no other.
         4. Each piece of evidence verifies, and binds nonce, TEE key and init-data.
         5. The attestation policy gives a trustworthiness vector. A bad vector is no refusal: the token says it, and
            the release policy decides.
 
+        A challenge is used up once an answer to it was judged. Of several answers at the same time the first to be
+        settled counts, on whatever instance.
+
         Raises `PeerError("unauthenticated")` (1), `PeerError("malformed")` (2), `Denied` (2-5).
         """
         # 1
-        session = self.sessions.take_challenge(session_id)
+        session = self.sessions.open(session_id)
         if session.token is not None:
             return session
+        if session.tee not in self.verifiers:
+            raise PeerError("unauthenticated", "the session is of a kind of evidence that is no longer accepted here")
         # 2
         attestation = messages.Attestation.parse(body, rsa1_5=self.rsa1_5)
         if attestation.nonce != session.nonce:
             reason = Reason("runtime-data.nonce", attestation.nonce[:64], session.nonce, "the nonce of the session's challenge")
+            self.sessions.settle(session, None)
             raise self._deny("attest", "AttestationError", "quote-refused", reason, tee=session.tee)
         try:
             # 3
@@ -99,8 +105,9 @@ class KeyBroker:
         except (PeerError, UsageError) as error:
             reason = Reason("evidence", error.what, "evidence that verifies", f"evidence of {session.tee}", advice=error.fix)
             code = error.code if isinstance(error, PeerError) else "kbs-denied"  # a broken policy is the owner's affair
+            self.sessions.settle(session, None)
             raise self._deny("attest", "AttestationError", code, reason, tee=session.tee) from error
-        accepted = self.sessions.accept(session_id, self.tokens.issue(appraisals))
+        accepted = self.sessions.settle(session, self.tokens.issue(appraisals))
         self.decisions.allow("attest", tee=session.tee, evidence=[_summarize(name, each) for name, each in appraisals])
         return accepted
 
@@ -160,7 +167,7 @@ class KeyBroker:
 
     def token_of(self, session_id: str) -> str:
         """The token of an attested session. Raises `PeerError("unauthenticated")`."""
-        session = self.sessions.find(session_id)
+        session = self.sessions.open(session_id)
         if session.token is None:
             raise PeerError("unauthenticated", "the session has not attested")
         return session.token

@@ -1,20 +1,33 @@
-"""RCAR sessions: from the challenge to the token, at most a few minutes."""
+"""RCAR sessions: from the challenge to the token, at most a few minutes, on any KBS process of one database.
+
+    create   a challenge; nothing is stored (`session_ids`)
+    open     the session behind a cookie: still to be answered, or accepted
+    settle   the one answer: a row, inserted once, by whichever process is first
+
+Rows hold a digest of the id and the token sealed under it: who reads the database cannot take a session over.
+"""
 
 from __future__ import annotations
 
-import base64
-import secrets
+import hashlib
+import itertools
+import os
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Protocol
 
+from enclave_cc.crypto import aead
+from enclave_cc.crypto.kdf import hkdf_sha256
+from enclave_cc.crypto.secret import Secret
 from enclave_cc.errors import PeerError
-from enclave_cc.record import record, replace
-from enclave_cc.wire.rcar import messages
+from enclave_cc.owner.kbs.session_ids import SessionId, SessionIds
+from enclave_cc.owner.storage.database import Database
+from enclave_cc.record import record
 
-MAX_SESSIONS = 100_000
+# Accepted sessions never change, so a process need not ask the database for those it met lately.
+_REMEMBERED = 1024
+_PURGE_EVERY, _PURGE_AT_MOST = 64, 256
 
 
 @record
@@ -24,81 +37,94 @@ class Session:
     id: str
     tee: str
     nonce: str
-    expires: float  # Unix seconds
-    challenged: bool = True
+    expires: int  # Unix seconds
     token: str | None = None
 
 
-class SessionStore(Protocol):
-    """Where sessions live. One process keeps them in memory; several would share a database."""
+class Sessions:
+    """Safe for many threads and for many processes that share `store_key` and the database."""
+
+    def __init__(self, database: Database, store_key: Secret, *, lifetime: int, now: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._ids = SessionIds(store_key)
+        self._cipher = aead.Aead(hkdf_sha256(store_key, salt=b"", info=b"enclave-cc/kbs-session/1 token", size=32))
+        self._lifetime = lifetime
+        self._now = now
+        self._accepted: OrderedDict[str, Session] = OrderedDict()
+        self._lock = threading.Lock()
+        self._settled = itertools.count(1)
 
     def create(self, tee: str) -> Session:
         """A new session with a fresh nonce."""
-        ...
+        return _session(self._ids.make(tee, int(self._now()) + self._lifetime))
 
-    def find(self, session_id: str) -> Session:
-        """Raises `PeerError("unauthenticated")` for an unknown or expired one."""
-        ...
+    def open(self, session_id: str) -> Session:
+        """The session of a cookie, with its token if it was accepted.
 
-    def take_challenge(self, session_id: str) -> Session:
-        """As `find`, and uses up the nonce: of two attestations to one challenge, the second is refused, unless the
-        first was accepted; then the session is returned with its token."""
-        ...
-
-    def accept(self, session_id: str, token: str) -> Session:
-        """Binds the token to the session."""
-        ...
-
-
-class MemorySessions:
-    """Sessions of one process. Safe for many threads; the oldest go when there are too many."""
-
-    def __init__(self, *, lifetime: float, now: Callable[[], float] = time.time, limit: int = MAX_SESSIONS) -> None:
-        self._lifetime = lifetime
-        self._now = now
-        self._limit = limit
-        self._lock = threading.Lock()
-        self._sessions: OrderedDict[str, Session] = OrderedDict()
-
-    def create(self, tee: str) -> Session:
-        nonce = base64.b64encode(secrets.token_bytes(messages.NONCE_SIZE)).decode()
-        # 32 hex digits as upstream's UUID; all of them random.
-        session = Session(secrets.token_hex(16), tee, nonce, self._now() + self._lifetime)
+        Raises `PeerError("unauthenticated")` for one that is not ours, has expired, or was answered and denied."""
+        made = self._ids.read(session_id, self._now())
         with self._lock:
-            self._purge()
-            self._sessions[session.id] = session
+            known = self._accepted.get(session_id)
+        if known is not None:
+            return known
+        digest = _digest(session_id)
+        with self._database.read() as db:
+            row = db.execute("SELECT token FROM session WHERE id = ?", (digest,)).fetchone()
+        if row is None:
+            return _session(made)
+        if row[0] is None:
+            raise PeerError("unauthenticated", "the session's challenge was answered already")
+        return self._remember(_session(made, self._unseal(digest, bytes(row[0]))))
+
+    def settle(self, session: Session, token: str | None) -> Session:
+        """Records the answer to a session's challenge: accepted with `token`, or denied. The first answer counts.
+
+        Raises `PeerError("unauthenticated")` when another answer was first. A lost power, or a crash of PostgreSQL, may
+        lose the row: then the attester attests again, or its very evidence is accepted a second time, for the same key.
+        """
+        digest = _digest(session.id)
+        sealed = None if token is None else self._seal(digest, token)
+        with self._database.write(durable=False) as db:
+            first = db.execute(
+                "INSERT INTO session (id, expires, token) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+                (digest, session.expires, sealed),
+            ).rowcount
+        if next(self._settled) % _PURGE_EVERY == 0:
+            self.purge()
+        if not first:
+            raise PeerError("unauthenticated", "the session's challenge was answered already")
+        made = Session(session.id, session.tee, session.nonce, session.expires, token)
+        return made if token is None else self._remember(made)
+
+    def purge(self) -> int:
+        """Removes expired rows, at most some hundred at once; how many it was."""
+        with self._database.write(durable=False, lock="session-purge") as db:
+            return db.execute(
+                "DELETE FROM session WHERE id IN (SELECT id FROM session WHERE expires <= ? ORDER BY expires LIMIT ?)",
+                (int(self._now()), _PURGE_AT_MOST),
+            ).rowcount
+
+    def _remember(self, session: Session) -> Session:
+        with self._lock:
+            self._accepted[session.id] = session
+            if len(self._accepted) > _REMEMBERED:
+                self._accepted.popitem(last=False)
         return session
 
-    def find(self, session_id: str) -> Session:
-        with self._lock:
-            return self._find(session_id)
+    def _seal(self, digest: bytes, token: str) -> bytes:
+        nonce = os.urandom(aead.NONCE_SIZE)
+        return nonce + self._cipher.encrypt(nonce, token.encode(), digest)
 
-    def take_challenge(self, session_id: str) -> Session:
-        with self._lock:
-            session = self._find(session_id)
-            if session.token is not None:
-                return session
-            if not session.challenged:
-                raise PeerError("unauthenticated", "the session's challenge was answered already")
-            self._sessions[session_id] = replace(session, challenged=False)
-            return session
+    def _unseal(self, digest: bytes, sealed: bytes) -> str:
+        try:
+            return self._cipher.decrypt(sealed[: aead.NONCE_SIZE], sealed[aead.NONCE_SIZE :], digest).decode()
+        except PeerError as error:  # somebody changed the row
+            raise PeerError("unauthenticated", "there is no such session, or it has expired") from error
 
-    def accept(self, session_id: str, token: str) -> Session:
-        with self._lock:
-            session = self._sessions[session_id] = replace(self._find(session_id), token=token)
-            return session
 
-    def _find(self, session_id: str) -> Session:
-        session = self._sessions.get(session_id)
-        if session is None or session.expires <= self._now():
-            raise PeerError("unauthenticated", "there is no such session, or it has expired")
-        return session
+def _session(made: SessionId, token: str | None = None) -> Session:
+    return Session(made.text, made.tee, made.nonce, made.expires, token)
 
-    def _purge(self) -> None:
-        """All sessions live equally long, so the oldest are first."""
-        now = self._now()
-        while self._sessions:
-            first = next(iter(self._sessions.values()))
-            if first.expires > now and len(self._sessions) < self._limit:
-                return
-            self._sessions.popitem(last=False)
+
+def _digest(session_id: str) -> bytes:
+    return hashlib.sha256(session_id.encode()).digest()

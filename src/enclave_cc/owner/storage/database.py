@@ -64,7 +64,7 @@ class Database(Protocol):
     def write(self, *, durable: bool = True, lock: str = "") -> AbstractContextManager[Connection]:
         """One transaction: everything in the block or nothing.
 
-        `durable`: on disk when the block ends; without it the transaction survives a killed process, not a power cut.
+        `durable`: on disk when the block ends; without it a power cut, or a crash of PostgreSQL, may lose it.
         `lock`: of transactions with the same word, one runs at a time, in all processes. A transaction that reads
         before it writes names one. (SQLite runs one writer at a time anyway.)
 

@@ -1,73 +1,18 @@
-"""Sessions, decision log, policies: by an injected clock."""
+"""Decision log, policies: by an injected clock."""
 
 from __future__ import annotations
 
 import io
 import json
-import re
-import threading
 from typing import Any
 
 import pytest
 
-from enclave_cc.errors import PeerError, UsageError
+from enclave_cc.errors import UsageError
 from enclave_cc.owner.kbs.decisions import DecisionLog, Log
 from enclave_cc.owner.kbs.policies import PolicyStore
-from enclave_cc.owner.kbs.sessions import MemorySessions
 from enclave_cc.owner.policy.reasons import Reason
 from enclave_cc.owner.storage.database import Database
-
-# --- sessions
-
-
-def test_sessions_end_with_their_lifetime(clock: Any) -> None:
-    sessions = MemorySessions(lifetime=300, now=clock)
-    session = sessions.create("sgx")
-    assert re.fullmatch(r"[0-9a-f]{32}", session.id)
-    assert len(session.nonce) == 44
-    clock.now += 299
-    accepted = sessions.accept(session.id, "token")
-    assert accepted.expires == session.expires  # attesting does not prolong it
-    clock.now += 1
-    for act in (sessions.find, sessions.take_challenge):
-        with pytest.raises(PeerError) as ended:
-            act(session.id)
-        assert ended.value.code == "unauthenticated"
-
-
-def test_a_challenge_is_taken_once(clock: Any) -> None:
-    sessions = MemorySessions(lifetime=300, now=clock)
-    session = sessions.create("sgx")
-    taken: list[str] = []
-
-    def take() -> None:
-        try:
-            sessions.take_challenge(session.id)
-            taken.append("yes")
-        except PeerError:
-            taken.append("no")
-
-    threads = [threading.Thread(target=take) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(taken) == ["no"] * 7 + ["yes"]
-    sessions.accept(session.id, "token")
-    assert sessions.take_challenge(session.id).token == "token"
-
-
-def test_sessions_are_bounded(clock: Any) -> None:
-    sessions = MemorySessions(lifetime=300, now=clock, limit=10)
-    made = [sessions.create("sgx") for _ in range(15)]
-    for gone in made[:5]:
-        with pytest.raises(PeerError):
-            sessions.find(gone.id)
-    assert sessions.find(made[-1].id) == made[-1]
-    clock.now += 301
-    sessions.create("sgx")
-    assert len(sessions._sessions) == 1
-
 
 # --- decisions and policies
 
