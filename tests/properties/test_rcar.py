@@ -14,7 +14,7 @@ from enclave_cc.crypto import base64url, jwe
 from enclave_cc.crypto.jwk import PublicJwk, TeeKey
 from enclave_cc.crypto.jws import SigningKey
 from enclave_cc.errors import PeerError
-from enclave_cc.owner.reference import values
+from enclave_cc.owner.reference import rvps, values
 from enclave_cc.wire.rcar import binding, canonical, messages, token
 from enclave_cc.wire.rcar.initdata import InitData
 from enclave_cc.wire.rcar.uri import ResourcePath, ResourceUri
@@ -81,7 +81,7 @@ def parse_all(data: bytes) -> None:
         messages.Attestation.parse,
         messages.Problem.parse,
         messages.parse_token_answer,
-        values.parse_rvps_message,
+        rvps.parse_message,
         values.parse_bundle_reference,
         lambda raw: jwe.decrypt(raw, KEY),
         lambda raw: SIGNER.public.verify(text),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from enclave_cc.errors import PeerError
-from enclave_cc.owner.reference import values
+from enclave_cc.owner.reference import rvps, values
 from enclave_cc.wire.rcar import messages
 from enclave_cc.wire.rcar.initdata import InitData
 from enclave_cc.wire.rcar.uri import ResourcePath, ResourceUri
@@ -26,7 +26,7 @@ _PARSERS: tuple[Callable[[bytes], object], ...] = (
     messages.Challenge.parse,
     messages.Problem.parse,
     messages.parse_token_answer,
-    values.parse_rvps_message,
+    rvps.parse_message,
     values.parse_bundle_reference,
     lambda data: InitData.parse(data.decode("utf-8", "replace")).claims(),
     lambda data: ResourceUri.parse(data.decode("latin-1")),

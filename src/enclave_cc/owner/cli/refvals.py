@@ -12,7 +12,7 @@ from enclave_cc.errors import PeerError, UsageError
 from enclave_cc.owner.cli.resource import read_input
 from enclave_cc.owner.kbs.client import AdminClient
 from enclave_cc.owner.kbs.directory import DIRECTORY_HELP
-from enclave_cc.owner.reference import values
+from enclave_cc.owner.reference import rvps, values
 from enclave_cc.record import replace
 
 
@@ -48,7 +48,7 @@ def _add(client: AdminClient, arguments: argparse.Namespace) -> None:
     try:
         # The two forms share no member: a bundle says its role, a message its payload.
         if b'"payload"' in body:
-            found = values.parse_rvps_message(body)
+            found = rvps.parse_message(body)
         else:
             found = values.parse_bundle_reference(body, by_signer=arguments.by_signer)
     except PeerError as error:

@@ -8,6 +8,7 @@ from enclave_cc.errors import PeerError
 from enclave_cc.owner.kbs.decisions import Log
 from enclave_cc.owner.kbs.http import HttpAnswer, items_answer, json_answer
 from enclave_cc.owner.kbs.routing import Call, Route
+from enclave_cc.owner.reference import rvps
 from enclave_cc.owner.reference import values as reference
 from enclave_cc.owner.reference.store import ReferenceStore
 from enclave_cc.record import record
@@ -31,7 +32,7 @@ class ReferencePaths:
         )
 
     def _register(self, call: Call) -> HttpAnswer:
-        self.references.replace(reference.parse_rvps_message(call.body))
+        self.references.replace(rvps.parse_message(call.body))
         return HttpAnswer()
 
     def _query(self, call: Call) -> HttpAnswer:

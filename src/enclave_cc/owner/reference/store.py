@@ -70,6 +70,9 @@ class ReferenceStore:
             ).fetchall()
         return [_read(*row) for row in rows]
 
+    def history(self, name: str) -> list[ReferenceValue]:
+        return [value for value in self.list() if value.name == name]
+
     def list(self) -> list[ReferenceValue]:
         """Everything, expired values too."""
         with self._database.read() as db:

@@ -6,8 +6,6 @@ as Trustee's RVPS stores it.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -25,12 +23,28 @@ _NAME = re.compile(r"[\x21-\x7e]{1,256}\Z")
 _HEX_32 = re.compile(r"[0-9a-f]{64}\Z")
 
 
+ACTIVE, EXPIRED, RETIRED = "active", "expired", "retired"
+
+
+@record
+class Retirement:
+    """A value that counts no longer, and is kept so that a denial can say so. `at` is Unix seconds."""
+
+    at: int
+    by: str
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"at": self.at, "by": self.by, "reason": self.reason}
+
+
 @record
 class ReferenceValue:
     """One value under a name.
 
     `member`: one item of the list that the name stands for; otherwise the name's whole value. `source` says where it
-    came from, for the owner's eyes. `expires` is Unix seconds.
+    came from, for the owner's eyes. `expires` is Unix seconds. The store adds `version` (how many times the name had
+    been changed), `added` (Unix seconds) and `added_by`.
     """
 
     name: str
@@ -38,10 +52,20 @@ class ReferenceValue:
     member: bool = True
     expires: int | None = None
     source: Mapping[str, Any] = field(default_factory=dict)
+    version: int = 0
+    added: int | None = None
+    added_by: str = ""
+    retired: Retirement | None = None
 
     def __post_init__(self) -> None:
         if _NAME.match(self.name) is None:
             raise PeerError("malformed", f"{foreign(self.name)!r} cannot be the name of a reference value")
+
+    def state(self, now: float) -> str:
+        """`ACTIVE`, `EXPIRED` or `RETIRED`; only active values are seen by policies."""
+        if self.retired is not None:
+            return RETIRED
+        return EXPIRED if self.expires is not None and self.expires <= now else ACTIVE
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -50,6 +74,10 @@ class ReferenceValue:
             "member": self.member,
             "expires": self.expires,
             "source": dict(self.source),
+            "version": self.version,
+            "added": self.added,
+            "added_by": self.added_by,
+            "retired": None if self.retired is None else self.retired.to_json(),
         }
 
     @classmethod
@@ -62,17 +90,38 @@ class ReferenceValue:
             raise PeerError("malformed", "a reference value has a member of another type")
         if expires is not None and (type(expires) is not int or not 0 <= expires <= LAST_SECOND):
             raise PeerError("malformed", "a reference value expires at no time in seconds")
-        return cls(canonical.take_text(value, "name", "the reference value"), value["value"], member, expires, dict(source))
+        name, version, added = (
+            canonical.take_text(value, "name", "the reference value"),
+            value.get("version", 0),
+            value.get("added"),
+        )
+        if type(version) is not int or (added is not None and type(added) is not int):
+            raise PeerError("malformed", "a reference value has a version or date that is no number")
+        retired = _parse_retirement(value.get("retired"))
+        return cls(name, value["value"], member, expires, dict(source), version, added, str(value.get("added_by", "")), retired)
+
+
+def _parse_retirement(value: object) -> Retirement | None:
+    if value is None:
+        return None
+    if not isinstance(value, Mapping) or type(value.get("at")) is not int:
+        raise PeerError("malformed", "a reference value was retired at no time")
+    return Retirement(value["at"], str(value.get("by", "")), str(value.get("reason", "")))
 
 
 def describe(source: Mapping[str, Any]) -> str:
     """Where a value came from, in words; empty when nothing is known."""
     if "bundle" not in source:
         return ", ".join(f"{name} {value}" for name, value in sorted(source.items()))
+    provenance = source.get("provenance")
+    built = provenance if isinstance(provenance, Mapping) else {}
     words = [f"{source['bundle']} bundle"]
     words += [f"{label} {source[name]}" for name, label in (("isv_prod_id", "product"), ("isv_svn", "SVN")) if name in source]
     words += [str(source["libos"])] if source.get("libos") else []
     words += [f"signer {str(source['mr_signer'])[:16]}…"] if "mr_signer" in source else []
+    words += [f"commit {str(built['commit'])[:12]}"] if "commit" in built else []
+    words += [f"built {built['built']}"] if "built" in built else []
+    words += [f"statement signed by {source['signed_by']}"] if "signed_by" in source else []
     return ", ".join(words)
 
 
@@ -84,45 +133,20 @@ class ReferenceSource(Protocol):
         ...
 
     def entries(self, name: str) -> Sequence[ReferenceValue]:
-        """The unexpired values behind `name`."""
+        """The active values behind `name`."""
+        ...
+
+    def history(self, name: str) -> Sequence[ReferenceValue]:
+        """All of them: retired and expired values too."""
         ...
 
 
 def combine(entries: Sequence[ReferenceValue]) -> Any:
-    """What a policy sees of a name's unexpired values."""
+    """What a policy sees of a name's active values."""
     whole = [entry.value for entry in entries if not entry.member]
     if whole:
         return whole[0]
     return [entry.value for entry in entries] or None
-
-
-def parse_rvps_message(body: bytes) -> list[ReferenceValue]:
-    """The values of an RVPS message (Trustee `rvps/README.md`), of which type "sample" is documented:
-
-        {"version":"0.1.0","type":"sample","payload": b64 of {"<name>": <JSON>, ...}}
-
-    A list becomes members, anything else a whole value. Raises `PeerError("malformed")`.
-    """
-    what = "the RVPS message"
-    message = canonical.parse_object(body, what)
-    if message.get("version") != "0.1.0":
-        raise PeerError("malformed", f"{what} has version {foreign(message.get('version'))}, this is 0.1.0")
-    kind = message.get("type")
-    if kind != "sample":
-        raise PeerError("malformed", f"{what} is of type {foreign(kind)}; 'sample' is known")
-    try:
-        payload = base64.b64decode(canonical.take_text(message, "payload", what), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise PeerError("malformed", f"the payload of {what} is not base64") from error
-    values = []
-    for name, value in canonical.parse_object(payload, f"the payload of {what}").items():
-        if isinstance(value, list):
-            values += [ReferenceValue(name, item) for item in value]
-            if not value:
-                values.append(ReferenceValue(name, [], member=False))
-        else:
-            values.append(ReferenceValue(name, value, member=False))
-    return values
 
 
 def parse_bundle_reference(body: bytes, *, by_signer: bool = False) -> list[ReferenceValue]:
@@ -134,8 +158,12 @@ def parse_bundle_reference(body: bytes, *, by_signer: bool = False) -> list[Refe
     It is kept under `sgx_app_mr_enclave`, for policies that ask, and releases nothing by itself.
     Raises `PeerError("malformed")`.
     """
+    return of_bundle(canonical.parse_object(body, "the bundle's reference"), by_signer=by_signer)
+
+
+def of_bundle(reference: Mapping[str, Any], *, by_signer: bool = False) -> list[ReferenceValue]:
+    """As `parse_bundle_reference`, of the parsed object."""
     what = "the bundle's reference"
-    reference = canonical.parse_object(body, what)
     role = canonical.take_text(reference, "role", what)
     measurements = {name: canonical.take_text(reference, name, what) for name in ("mr_enclave", "mr_signer")}
     numbers = {name: reference.get(name) for name in ("isv_prod_id", "isv_svn")}

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from enclave_cc.errors import PeerError, UsageError
-from enclave_cc.owner.reference import values
+from enclave_cc.owner.reference import rvps, values
 from enclave_cc.owner.reference.store import ReferenceStore
 from enclave_cc.owner.reference.values import ReferenceValue
 from enclave_cc.owner.storage.database import Database
@@ -73,13 +73,13 @@ def test_expiry_is_judged_at_query(store: ReferenceStore, clock: Clock) -> None:
 
 def test_rvps_message_replaces_its_names(store: ReferenceStore) -> None:
     store.add([ReferenceValue("svn", "1"), ReferenceValue("other", "stays")])
-    store.replace(values.parse_rvps_message(message({"svn": ["2", "3"], "major_version": 1, "empty": [], "map": {"a": [1]}})))
+    store.replace(rvps.parse_message(message({"svn": ["2", "3"], "major_version": 1, "empty": [], "map": {"a": [1]}})))
     assert store.query("svn") == ["2", "3"]
     assert store.query("major_version") == 1
     assert store.query("empty") == []
     assert store.query("map") == {"a": [1]}
     assert store.query("other") == ["stays"]
-    store.replace(values.parse_rvps_message(message({"svn": "4"})))
+    store.replace(rvps.parse_message(message({"svn": "4"})))
     assert store.query("svn") == "4"
 
 
@@ -98,7 +98,7 @@ def test_rvps_message_replaces_its_names(store: ReferenceStore) -> None:
 )
 def test_broken_rvps_messages(body: bytes) -> None:
     with pytest.raises(PeerError) as refused:
-        values.parse_rvps_message(body)
+        rvps.parse_message(body)
     assert refused.value.code == "malformed"
 
 
