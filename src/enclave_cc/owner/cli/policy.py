@@ -1,4 +1,4 @@
-"""Set, get and lint policies. KIND is `release` (who gets a resource) or `attestation` (how evidence is judged)."""
+"""Set and get policies. KIND is `release` (who gets a resource) or `attestation` (how evidence is judged)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import argparse
 import sys
 
 from enclave_cc import console
-from enclave_cc.errors import UsageError
-from enclave_cc.owner.cli.resource import read_input
+from enclave_cc.owner.cli.policy_files import read_policy
 from enclave_cc.owner.kbs.client import AdminClient
 from enclave_cc.owner.kbs.directory import DIRECTORY_HELP
 
@@ -22,8 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     get = actions.add_parser("get", help="print the active policy")
     get.add_argument("kind", choices=KINDS)
     get.add_argument("--json", action="store_true", help="with id, version and digest")
-    lint = actions.add_parser("lint", help="compile a policy without a KBS; says what is wrong and where")
-    lint.add_argument("file", metavar="FILE")
     for action in (put, get):
         action.add_argument("--kbs", metavar="DIR", help=f"KBS directory; {DIRECTORY_HELP}")
 
@@ -31,34 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     match arguments.action:
         case "set":
-            AdminClient.from_directory(arguments.kbs).set_policy(arguments.kind, _read_text(arguments.file))
+            AdminClient.from_directory(arguments.kbs).set_policy(arguments.kind, read_policy(arguments.file))
         case "get":
             policy = AdminClient.from_directory(arguments.kbs).get_policy(arguments.kind)
             if arguments.json:
                 console.print_value(policy)
             else:
                 sys.stdout.write(str(policy.get("text")))
-        case _:
-            return _lint(arguments.file)
     return 0
-
-
-def _lint(name: str) -> int:
-    """Compiles, and tells which kind of policy it is by the rules it gives."""
-    from enclave_cc.owner.policy import appraisal, rego, release
-
-    policy = rego.Policy(name, _read_text(name))
-    rules = {appraisal.TRUST_CLAIMS: "attestation", release.ALLOW: "release"}
-    found = rego.evaluate(policy, tuple(rules), {}, data={"plugin": "resource", "resource-path": [], "query": {}})
-    kinds = [kind for rule, kind in rules.items() if found.values[rule] is not None]
-    if not kinds:
-        raise UsageError("policy-invalid", f"{name} defines neither allow (release) nor trust_claims (attestation) for every input")
-    print(f"{name}: {' and '.join(kinds)} policy, compiles")
-    return 0
-
-
-def _read_text(name: str) -> str:
-    try:
-        return read_input(name).decode()
-    except UnicodeDecodeError as error:
-        raise UsageError("policy-invalid", f"{name} is not UTF-8 text") from error

@@ -9,12 +9,14 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import regorus
 
 from enclave_cc.errors import UsageError
+from enclave_cc.owner.policy import syntax
 from enclave_cc.record import record
 
 MAX_TEXT = 1024 * 1024
@@ -35,8 +37,7 @@ class Policy:
         """Raises `UsageError("policy-invalid")` with the place of the error."""
         if len(self.text) > MAX_TEXT:
             raise UsageError("policy-invalid", f"the policy is longer than {MAX_TEXT} characters")
-        engine = _build_engine(self)
-        if "data.policy" not in engine.get_packages():
+        if "data.policy" not in _build_engine(self).get_packages():
             raise UsageError("policy-invalid", f"policy {self.id} is not of `package policy`")
 
     @property
@@ -65,6 +66,44 @@ def evaluate(
 
     Raises `UsageError("policy-invalid")` when evaluation itself fails, such as for two values of one rule.
     """
+    found = _evaluate(policy, rules, claims, data, lookup)
+    if isinstance(found, str):
+        raise UsageError("policy-invalid", f"policy {policy.id} does not evaluate: {found}")
+    return found
+
+
+def _evaluate(
+    policy: Policy, rules: Sequence[str], claims: Mapping[str, Any], data: Mapping[str, Any] | None, lookup: Lookup | None
+) -> Evaluation | str:
+    """What the rules gave, or what is wrong.
+
+    No error leaves here: its traceback would keep these frames' engine, which no other thread may free.
+    """
+    values = {}
+    with open_session(policy, claims, data=data, lookup=lookup) as session:
+        for rule in rules:
+            try:
+                # A query, because asking for a rule that a policy does not have would be an error.
+                found = session.engine.eval_query(rule)["result"]
+            except RuntimeError as error:
+                return syntax.describe_fault(error)
+            values[rule] = found[0]["expressions"][0]["value"] if found else None
+        return Evaluation(values, session.queried)
+
+
+@record
+class Session:
+    """An engine that has everything to answer queries about one input; of the thread that opened it."""
+
+    engine: Any
+    queried: dict[str, Any]
+
+
+@contextmanager
+def open_session(
+    policy: Policy, claims: Mapping[str, Any], *, data: Mapping[str, Any] | None = None, lookup: Lookup | None = None
+) -> Iterator[Session]:
+    """For `evaluate`, and for `trace`, which asks more than a policy's rules."""
     state = _state()
     engine = state.engine(policy)
     if data is not None:
@@ -72,18 +111,9 @@ def evaluate(
     engine.set_input_json(json.dumps(claims))
     state.lookup, state.queried = lookup or (lambda _name: None), {}
     try:
-        return Evaluation({rule: _evaluate_rule(engine, policy, rule) for rule in rules}, state.queried)
+        yield Session(engine, state.queried)
     finally:
         state.lookup, state.queried = None, {}
-
-
-def _evaluate_rule(engine: Any, policy: Policy, rule: str) -> Any:
-    try:
-        # A query, because asking for a rule that a policy does not have would be an error.
-        found = engine.eval_query(rule)["result"]
-    except RuntimeError as error:
-        raise UsageError("policy-invalid", f"policy {policy.id} does not evaluate: {_cut_trace(error)}") from error
-    return found[0]["expressions"][0]["value"] if found else None
 
 
 class _State(threading.local):
@@ -124,6 +154,14 @@ def _query_reference_value(name: object) -> Any:
 def _build_engine(policy: Policy) -> Any:
     engine = regorus.Engine()
     engine.add_extension("query_reference_value", 1, _query_reference_value)
+    fault = _probe(engine, policy)
+    if fault:
+        del engine  # as in `_evaluate`
+        raise UsageError("policy-invalid", f"policy {policy.id} does not compile: {fault}")
+    return engine
+
+
+def _probe(engine: Any, policy: Policy) -> str:
     try:
         engine.add_policy(policy.id, policy.text)
         # Unknown functions and the like show only when the rules are prepared, which evaluation does.
@@ -131,10 +169,5 @@ def _build_engine(policy: Policy) -> Any:
         probe.set_input_json("{}")
         probe.eval_query("data.policy")
     except RuntimeError as error:
-        raise UsageError("policy-invalid", f"policy {policy.id} does not compile: {_cut_trace(error)}") from error
-    return engine
-
-
-def _cut_trace(error: RuntimeError) -> str:
-    """regorus' message without the Rust stack trace that it may carry, on one line."""
-    return " ".join(str(error).split("Stack backtrace:")[0].split())
+        return syntax.describe_fault(error)
+    return ""

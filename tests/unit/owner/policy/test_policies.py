@@ -29,6 +29,9 @@ class References:
     def entries(self, name: str) -> list[ReferenceValue]:
         return self._names.get(name, [])
 
+    def history(self, name: str) -> list[ReferenceValue]:
+        return self.entries(name)
+
     def query(self, name: str) -> Any:
         return combine(self.entries(name))
 
