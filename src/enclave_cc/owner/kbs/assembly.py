@@ -22,6 +22,7 @@ from enclave_cc.owner.kbs.trusted_issuers import TrustedIssuers
 from enclave_cc.owner.reference.store import ReferenceStore
 from enclave_cc.owner.resources.database_store import DatabaseResourceStore
 from enclave_cc.owner.storage import migration
+from enclave_cc.owner.storage.generations import Generations
 from enclave_cc.owner.storage.settings import open_database
 
 
@@ -37,7 +38,10 @@ def assemble(directory: KbsDirectory, config: KbsConfig, *, log_stream: IO[str] 
     try:
         migration.check(database)
         log = Log(log_stream)
-        roots, references, policies = RootStore(database), ReferenceStore(database), PolicyStore(database)
+        generations = Generations(database)
+        roots = RootStore(database, generations=generations)
+        references = ReferenceStore(database, generations=generations)
+        policies = PolicyStore(database, generations=generations)
         policies.install_defaults()
         resources = DatabaseResourceStore(database, store_key)
         broker = KeyBroker(

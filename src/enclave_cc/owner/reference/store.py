@@ -9,17 +9,20 @@ from typing import Any
 
 from enclave_cc.errors import UsageError, foreign
 from enclave_cc.owner.reference.values import ReferenceValue, combine
-from enclave_cc.owner.storage.database import Connection, Database, transact
+from enclave_cc.owner.storage.database import Connection, Database
+from enclave_cc.owner.storage.generations import Cache, Generations
 from enclave_cc.wire.rcar import canonical
 
-_LOCK = "reference-value"
+_TOPIC = "reference-value"
 
 
 class ReferenceStore:
     """A `ReferenceSource` that can be changed. Safe for many threads."""
 
-    def __init__(self, database: Database, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, database: Database, *, generations: Generations | None = None, now: Callable[[], float] = time.time) -> None:
         self._database = database
+        self._generations = generations or Generations(database)
+        self._entries: Cache[list[ReferenceValue]] = Cache(self._generations, _TOPIC)
         self._now = now
 
     def add(self, values: Sequence[ReferenceValue]) -> None:
@@ -31,7 +34,7 @@ class ReferenceStore:
                     db.execute("DELETE FROM reference_value WHERE name = ?", (value.name,))
                 _insert(db, value, int(self._now()))
 
-        transact(self._database, work, lock=_LOCK)
+        self._generations.change(_TOPIC, work)
 
     def replace(self, values: Sequence[ReferenceValue]) -> None:
         """As `add`, after everything under the same names is removed: what RVPS does with a message."""
@@ -42,11 +45,12 @@ class ReferenceStore:
             for value in values:
                 _insert(db, value, int(self._now()))
 
-        transact(self._database, work, lock=_LOCK)
+        self._generations.change(_TOPIC, work)
 
     def remove(self, name: str, value: Any = None) -> int:
         """Removes one value, or everything, under `name`; returns how many. Raises `UsageError("not-found")`."""
-        with self._database.write(lock=_LOCK) as db:
+
+        def work(db: Connection) -> int:
             if value is None:
                 count = db.execute("DELETE FROM reference_value WHERE name = ?", (name,)).rowcount
             else:
@@ -56,17 +60,22 @@ class ReferenceStore:
                 raise UsageError(
                     "not-found", f"there is no such reference value under {foreign(name)}", "See `enclave-cc refvals ls`."
                 )
-        return int(count)
+            return count
+
+        return self._generations.change(_TOPIC, work)
 
     def query(self, name: str) -> Any:
         return combine(self.entries(name))
 
     def entries(self, name: str) -> list[ReferenceValue]:
+        now = int(self._now())
+        known = self._entries.get(name, lambda: self._load(name))
+        return [entry for entry in known if entry.expires is None or entry.expires > now]
+
+    def _load(self, name: str) -> list[ReferenceValue]:
         with self._database.read() as db:
             rows = db.execute(
-                "SELECT name, value, member, expires, source FROM reference_value"
-                " WHERE name = ? AND (expires IS NULL OR expires > ?) ORDER BY added, value",
-                (name, int(self._now())),
+                "SELECT name, value, member, expires, source FROM reference_value WHERE name = ? ORDER BY added, value", (name,)
             ).fetchall()
         return [_read(*row) for row in rows]
 
