@@ -42,6 +42,8 @@ COMMANDS: tuple[Command, ...] = (
     Command("kbs token", _OWNER + "kbs_token", "rotate the key that signs attestation tokens"),
     Command("kbs migrate", _OWNER + "kbs_migrate", "bring the KBS's database to this program's schema"),
     Command("kbs root", _OWNER + "kbs_root", "name the platform roots that the KBS trusts"),
+    Command("kbs audit", _OWNER + "kbs_audit", "verify, export and prove the KBS's audit log"),
+    Command("audit", _OWNER + "kbs_audit", "the same"),
     Command("resource", _OWNER + "resource", "set, get, list and remove resources in the KBS"),
     Command("policy", _OWNER + "policy", "set and get policies"),
     Command("policy lint", _OWNER + "policy_lint", "tell what is probably wrong with policies"),

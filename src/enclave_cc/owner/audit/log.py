@@ -94,6 +94,11 @@ class AuditLog:
     def origin(self) -> str:
         return self._signer.name
 
+    def size(self) -> int:
+        """How many entries there are now."""
+        with self._database.read() as db:
+            return int(db.execute("SELECT size FROM audit_head").fetchone()[0])
+
     def append(self, draft: Draft) -> Receipt:
         """Appends, and returns when the entry is on disk.
 

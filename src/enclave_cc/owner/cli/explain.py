@@ -68,6 +68,8 @@ def _print_decision(decision: Mapping[str, Any], known: Mapping[str, str]) -> No
         print(
             f"  to {attester.get('name', 'an attester')}: " + ", ".join(f"{name} {_show(value)}" for name, value in shown.items())
         )
+    if decision.get("audit") is not None:
+        print(f"  entry {decision['audit']} of the audit log; enclave-cc kbs audit prove {decision['audit']}")
     for reason in decision.get("reasons") or ():
         _print_reason(reason, "  ", known)
 

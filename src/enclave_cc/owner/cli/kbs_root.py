@@ -7,6 +7,8 @@ in and needs collateral only. Adding a root again replaces its collateral.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import io
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +18,13 @@ from typing import Any
 from enclave_cc import console
 from enclave_cc.crypto.x509 import Certificate
 from enclave_cc.errors import PeerError, UsageError
+from enclave_cc.owner.audit import kinds
+from enclave_cc.owner.audit.log import AuditLog
 from enclave_cc.owner.cli.resource import read_input
+from enclave_cc.owner.kbs import audit_keys
+from enclave_cc.owner.kbs.audit_trail import AuditTrail
 from enclave_cc.owner.kbs.config import KbsConfig
+from enclave_cc.owner.kbs.decisions import Log
 from enclave_cc.owner.kbs.directory import DIRECTORY_HELP, KbsDirectory
 from enclave_cc.owner.kbs.roots import RootStore
 from enclave_cc.owner.storage import migration
@@ -45,37 +52,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    with _open_roots(arguments.kbs) as roots:
+    with _open_roots(arguments.kbs) as (roots, trail):
         match arguments.action:
             case "add":
-                _add(roots, arguments)
+                _add(roots, trail, arguments)
             case "ls":
                 _list(roots, as_json=arguments.json)
             case _:
                 roots.remove(arguments.name)
+                trail.change(kinds.ROOT_REMOVED, None, {"name": arguments.name})
     return 0
 
 
 @contextmanager
-def _open_roots(name: str | None) -> Iterator[RootStore]:
+def _open_roots(name: str | None) -> Iterator[tuple[RootStore, AuditTrail]]:
     directory = KbsDirectory.locate(name)
-    database = open_database(KbsConfig.load(directory).database, directory.path)
+    config, keys = KbsConfig.load(directory), audit_keys.read(directory.path)
+    database = open_database(config.database, directory.path)
     try:
         migration.check(database)
-        yield RootStore(database)
+        log = AuditLog(database, keys.signer, keys=keys.verifiers, settings=config.audit)
+        yield RootStore(database), AuditTrail(log, Log(io.StringIO()))
     finally:
         database.close()
 
 
-def _add(roots: RootStore, arguments: argparse.Namespace) -> None:
+def _add(roots: RootStore, trail: AuditTrail, arguments: argparse.Namespace) -> None:
     root = _read_root(arguments)
     documents = [(name, read_input(name)) for name in arguments.collateral]
     if not documents:
         raise UsageError("usage", "a root without collateral verifies nothing", "Give --collateral FILE.")
     judged = [_judge_collateral(name, document, root) for name, document in documents]  # all, before anything is stored
     roots.add(root)
+    digest = hashlib.sha256(root.certificate).hexdigest()
+    trail.change(kinds.ROOT_ADDED, None, {"name": root.name, "certificate": digest, "simulated": root.simulated})
     for (_, document), (fmspc, ca) in zip(documents, judged, strict=True):
         roots.set_collateral(root.name, fmspc, ca, document.decode())
+        members = {"name": root.name, "fmspc": fmspc, "ca": ca, "document": hashlib.sha256(document).hexdigest()}
+        trail.change(kinds.COLLATERAL_SET, None, members)
         kind = "SIMULATED, protects nothing" if root.simulated else "hardware"
         print(f"trusting {root.name} ({kind}) with collateral for FMSPC {fmspc}, {ca} CA")
 

@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
+from enclave_cc.owner.audit.export import DatabaseSource
+from enclave_cc.owner.audit.log import AuditLog
+from enclave_cc.owner.kbs import audit_keys
+from enclave_cc.owner.kbs.audit_trail import AuditTrail
 from enclave_cc.owner.kbs.broker import KeyBroker
 from enclave_cc.owner.kbs.config import KbsConfig
 from enclave_cc.owner.kbs.decisions import DecisionLog, Log
@@ -30,6 +34,7 @@ from enclave_cc.owner.storage.settings import open_database
 def assemble(directory: KbsDirectory, config: KbsConfig, *, log_stream: IO[str] | None = None) -> Iterator[KbsServer]:
     """A server that is ready to start. Raises `UsageError` for what the directory or the database's schema lacks."""
     store_key = directory.read_store_key()
+    keys = audit_keys.read(directory.path)
     token_keys = TokenKeys(lambda: read_key_set(directory.path), lifetime=config.token_lifetime + LEEWAY)
     trusted_issuers = TrustedIssuers(config.trusted_issuers)
     gate = config.admin.make_gate()
@@ -38,6 +43,7 @@ def assemble(directory: KbsDirectory, config: KbsConfig, *, log_stream: IO[str] 
     try:
         migration.check(database)
         log = Log(log_stream)
+        trail = AuditTrail(AuditLog(database, keys.signer, keys=keys.verifiers, settings=config.audit), log)
         generations = Generations(database)
         roots = RootStore(database, generations=generations)
         references = ReferenceStore(database, generations=generations)
@@ -58,10 +64,13 @@ def assemble(directory: KbsDirectory, config: KbsConfig, *, log_stream: IO[str] 
             references=references,
             resources=resources,
             decisions=DecisionLog(database, log),
+            trail=trail,
             identities=directory.read_identities(),
             rsa1_5=config.rsa1_5,
         )
-        routes = Routes(broker, gate, resources, references, policies, roots, log)
+        routes = Routes(broker, gate, resources, references, policies, roots, trail, DatabaseSource(database, trail.log.nodes))
+        trail.start(policies.list())
         yield KbsServer(routes, Limits(config.request_deadline, config.body_limit), context)
+        trail.stop()
     finally:
         database.close()

@@ -4,6 +4,7 @@
     attest   Attestation  -> evidence verified, policy applied, token bound to the session
     release  token + path -> policy, resource, JWE for the token's TEE key
 
+What is given out, and every refusal of a client that has attested, is in the audit log before the client hears of it.
 Each refusal is a `Denied` with an id; its reasons are in the decision log and nowhere else.
 """
 
@@ -15,7 +16,8 @@ from typing import Any
 
 from enclave_cc.crypto import jwe
 from enclave_cc.errors import PeerError, UsageError, foreign
-from enclave_cc.owner.kbs.decisions import DecisionLog
+from enclave_cc.owner.kbs.audit_trail import AuditTrail
+from enclave_cc.owner.kbs.decisions import DecisionLog, new_id
 from enclave_cc.owner.kbs.evidence import EvidenceVerifier, VerifiedEvidence
 from enclave_cc.owner.kbs.policies import PolicyStore
 from enclave_cc.owner.kbs.problems import Denied
@@ -43,6 +45,7 @@ class KeyBroker:
     references: ReferenceSource
     resources: ResourceStore
     decisions: DecisionLog
+    trail: AuditTrail
     identities: frozenset[bytes] = frozenset()  # DER of the certificates that attesters may know this KBS by
     rsa1_5: bool = False  # whether TEE keys may be of this deprecated form
     now: Callable[[], float] = time.time
@@ -107,8 +110,11 @@ class KeyBroker:
             code = error.code if isinstance(error, PeerError) else "kbs-denied"  # a broken policy is the owner's affair
             self.sessions.settle(session, None)
             raise self._deny("attest", "AttestationError", code, reason, tee=session.tee) from error
-        accepted = self.sessions.settle(session, self.tokens.issue(appraisals))
-        self.decisions.allow("attest", tee=session.tee, evidence=[_summarize(name, each) for name, each in appraisals])
+        decision, summary = new_id(), [_summarize(name, each) for name, each in appraisals]
+        issued = self.tokens.issue(appraisals, token_id=decision)
+        self.trail.attest(decision, session.tee, attestation, [each for _, each in appraisals], summary, issued)
+        accepted = self.sessions.settle(session, issued)
+        self.decisions.allow("attest", decision_id=decision, tee=session.tee, evidence=summary)
         return accepted
 
     def _check_audience(self, init_data: InitData) -> None:
@@ -187,24 +193,38 @@ class KeyBroker:
         claims, key = verified.claims, verified.tee_key
         submods = claims.get("submods")
         attester = [_summarize_submod(name, submod) for name, submod in (submods.items() if isinstance(submods, Mapping) else ())]
+        path, decision = "/".join(request.segments), new_id()
+        who: dict[str, Any] = {"attester": attester, "token": token_text, "issuer": verified.issuer}
+        if verified.issuer is None and isinstance(claims.get("jti"), str):
+            who["attestation"] = claims["jti"]
         # 2
         try:
             verdict = release.decide(self.policies.get(defaults.RELEASE_ID), claims, request, self.references)
         except UsageError as error:  # a policy that fails to evaluate denies
             reason = Reason(str(request), error.what, "a policy that evaluates", defaults.RELEASE_ID, advice=error.fix)
-            raise self._deny("release", "PolicyDeny", "kbs-denied", reason, resource=str(request)) from error
-        members: dict[str, Any] = {"resource": str(request), "attester": attester, "policy_version": verdict.policy.version}
+            self.trail.deny(decision, path, "kbs-denied", **who)
+            raise self._deny("release", "PolicyDeny", "kbs-denied", reason, decision_id=decision, resource=str(request)) from error
+        who["policy"] = verdict.policy
+        members: dict[str, Any] = {
+            "decision_id": decision,
+            "resource": str(request),
+            "attester": attester,
+            "policy_version": verdict.policy.version,
+        }
         if verified.issuer is not None:
             members["token_issuer"] = verified.issuer
         if isinstance(verdict, release.Denial):
+            self.trail.deny(decision, path, verdict.code, **who)
             raise self._deny("release", "PolicyDeny", verdict.code, *verdict.reasons, **members)
         # 3
         try:
             resource = self.resources.get(ResourcePath(*request.segments))
         except UsageError as error:
             reason = Reason(str(request), "absent", "a stored resource", "resource store", advice="enclave-cc resource set")
+            self.trail.deny(decision, path, "key-missing", **who)
             raise self._deny("release", "ResourceNotFound", "key-missing", reason, **members) from error
         answer = jwe.encrypt(resource.value.reveal(), key)
+        self.trail.release(decision, path, resource.version, **who)
         self.decisions.allow("release", **members, resource_version=resource.version)
         return answer
 

@@ -125,6 +125,10 @@ class AdminClient:
         query = {"limit": str(limit)} | ({} if outcome is None else {"outcome": outcome})
         return self._list("admin/decisions", query)
 
+    def fetch(self, path: str, query: Mapping[str, object] | None = None) -> bytes:
+        """The body of a path below `/kbs/v0/`."""
+        return self._request("GET", path + ("" if query is None else "?" + urlencode(query))).body
+
     def _list(self, path: str, query: Mapping[str, str]) -> list[dict[str, Any]]:
         body = self._request("GET", f"{path}?{urlencode(query)}").body
         items = canonical.parse_object(body, "the listing").get("items")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from enclave_cc.errors import UsageError
+from enclave_cc.owner.audit.log import Settings as AuditSettings
 from enclave_cc.owner.kbs.admin_settings import AdminSettings
 from enclave_cc.owner.kbs.directory import KbsDirectory, split_listen
 from enclave_cc.owner.kbs.settings import Section
@@ -31,6 +32,7 @@ class KbsConfig:
     trusted_issuers: tuple[TrustedIssuerFiles, ...] = ()
     admin: AdminSettings = field(default_factory=AdminSettings)
     database: DatabaseSettings = field(default_factory=DatabaseSettings)
+    audit: AuditSettings = field(default_factory=AuditSettings)
 
     @classmethod
     def load(cls, directory: KbsDirectory) -> KbsConfig:
@@ -58,6 +60,10 @@ class KbsConfig:
                 statement_timeout=float(reader.take("database", "statement_timeout", int, 10)),
                 lock_timeout=float(reader.take("database", "lock_timeout", int, 10)),
             ),
+            audit=AuditSettings(
+                checkpoint_every=reader.take("audit", "checkpoint_every", int, 60),
+                deadline=float(reader.take("audit", "deadline", int, 30)),
+            ),
         )
         for tee in config.tees:
             if tee not in KNOWN_TEES:
@@ -65,6 +71,7 @@ class KbsConfig:
         numbers = [config.request_deadline, config.body_limit, config.session_lifetime, config.token_lifetime]
         database = config.database
         numbers += [database.pool, database.connect_timeout, database.statement_timeout, database.lock_timeout]
+        numbers += [config.audit.checkpoint_every, config.audit.deadline]
         for number in numbers:
             if number <= 0:
                 raise UsageError("bad-config", f"{directory.configuration}: numbers must be above 0")
@@ -77,6 +84,7 @@ _SETTINGS = {
     "session": {"lifetime"},
     "token": {"issuer", "lifetime", "trusted"},
     "attestation": {"tees", "rsa1_5"},
+    "audit": {"checkpoint_every", "deadline"},
     "database": {"url", "password_file", "pool", "connect_timeout", "statement_timeout", "lock_timeout"},
 }
 

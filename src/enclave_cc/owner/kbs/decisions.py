@@ -57,6 +57,11 @@ class Log:
             stream.flush()
 
 
+def new_id() -> str:
+    """The id of a decision, which nobody guesses."""
+    return secrets.token_hex(8)
+
+
 class DecisionLog:
     """Writes decisions and finds them again by id. Safe for many threads."""
 
@@ -65,15 +70,16 @@ class DecisionLog:
         self._log = log
         self._now = now
 
-    def allow(self, stage: str, **members: Any) -> Decision:
-        return self._record("allow", stage, None, members)
+    def allow(self, stage: str, *, decision_id: str | None = None, **members: Any) -> Decision:
+        return self._record("allow", stage, None, members, decision_id)
 
-    def deny(self, stage: str, code: str, reasons: Sequence[Reason], **members: Any) -> Decision:
-        """`code` is what the client sees beside the id."""
-        return self._record("deny", stage, code, {**members, "reasons": [reason.to_json() for reason in reasons]})
+    def deny(self, stage: str, code: str, reasons: Sequence[Reason], *, decision_id: str | None = None, **members: Any) -> Decision:
+        """`code` is what the client sees beside the id; `decision_id`: where the audit log has one already."""
+        shown = {**members, "reasons": [reason.to_json() for reason in reasons]}
+        return self._record("deny", stage, code, shown, decision_id)
 
-    def _record(self, outcome: str, stage: str, code: str | None, members: Mapping[str, Any]) -> Decision:
-        decision = Decision(secrets.token_hex(8), int(self._now()), outcome, stage, code, members)
+    def _record(self, outcome: str, stage: str, code: str | None, members: Mapping[str, Any], decision_id: str | None) -> Decision:
+        decision = Decision(decision_id or new_id(), int(self._now()), outcome, stage, code, members)
         self._log.write(outcome, {name: member for name, member in decision.to_json().items() if name != "outcome"})
         with self._database.write(durable=False) as db:
             number = db.execute(

@@ -3,6 +3,7 @@
     kbs.toml    how it serves        kbs.crt  TLS certificate, which clients pin    tls.key    its key
     owner.toml  how owners reach it  token.crt, token.key  attestation tokens       store.key  seals resources at rest
     kbs.db      its database, unless PostgreSQL holds it
+    audit.key, audit.pub  sign and verify the audit log's checkpoints (owner/kbs/audit_keys.py)
                                      admin.key, admin.pub  the owner's Ed25519 key  kbs.url    where it listens now
 
 `owner.toml`, `admin.key` and `kbs.crt` alone, copied elsewhere, let an owner administer the KBS from another machine.
@@ -25,6 +26,7 @@ from enclave_cc.crypto import self_signed
 from enclave_cc.crypto.jws import SigningKey
 from enclave_cc.crypto.secret import Secret
 from enclave_cc.errors import EnvironmentFault, PeerError, UsageError
+from enclave_cc.owner.kbs import audit_keys
 from enclave_cc.owner.storage import migration
 from enclave_cc.owner.storage.settings import DEFAULT_URL, DatabaseSettings, open_database
 from enclave_cc.record import record
@@ -150,6 +152,7 @@ def _fill(new: KbsDirectory, *, listen: str, names: Sequence[str], database: Dat
     admin = SigningKey.generate("EdDSA")
     _write(new.path / "admin.key", admin.to_pem())
     _write(new.path / "admin.pub", admin.public.to_pem(), mode=0o644)
+    audit_keys.create(new.path)
     _write(new.path / "store.key", base64.b64encode(Secret.random(32).reveal()) + b"\n")
     _write(new.configuration, _KBS_TOML.format(listen=json.dumps(listen), url=json.dumps(database.url)).encode(), mode=0o644)
     _write(new.owner_configuration, _OWNER_TOML.encode(), mode=0o644)
@@ -210,6 +213,10 @@ pool = 16                # connections to PostgreSQL, per process
 connect_timeout = 5      # seconds to reach PostgreSQL, and to wait for a free connection
 statement_timeout = 10   # seconds for one statement
 lock_timeout = 10        # seconds to wait for another writer
+
+[audit]
+checkpoint_every = 60    # seconds after which an append signs a checkpoint
+deadline = 30            # seconds that a request may wait for its entry to be on disk
 
 [admin]
 public_key = "admin.pub" # verifies admin tokens: Ed25519, P-256 or RSA

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from enclave_cc.errors import PeerError
-from enclave_cc.owner.kbs.decisions import Log
+from enclave_cc.owner.kbs.audit_trail import AuditTrail
 from enclave_cc.owner.kbs.http import HttpAnswer, items_answer, json_answer
 from enclave_cc.owner.kbs.policies import PolicyStore
 from enclave_cc.owner.kbs.routing import Call, Route
@@ -20,7 +20,7 @@ from enclave_cc.wire.rcar import canonical, messages
 @record
 class PolicyPaths:
     policies: PolicyStore
-    log: Log
+    trail: AuditTrail
 
     def routes(self) -> tuple[Route, ...]:
         return (
@@ -36,7 +36,7 @@ class PolicyPaths:
         return json_answer([policy_id for policy_id, _ in self.policies.list() if policy_id == defaults.RELEASE_ID])
 
     def _set_release_policy(self, call: Call) -> HttpAnswer:
-        self._set(defaults.RELEASE_ID, canonical.parse_object(call.body, "the policy request"))
+        self._set(call, defaults.RELEASE_ID, canonical.parse_object(call.body, "the policy request"))
         return HttpAnswer()
 
     def _set_attestation_policy(self, call: Call) -> HttpAnswer:
@@ -46,10 +46,10 @@ class PolicyPaths:
             raise PeerError("malformed", "a policy id has letters, digits, _ and - only")
         if policy_id == defaults.RELEASE_ID:
             raise PeerError("malformed", "this id belongs to the release policy")
-        self._set(policy_id, body)
+        self._set(call, policy_id, body)
         return HttpAnswer()
 
-    def _set(self, policy_id: str, body: Mapping[str, Any]) -> None:
+    def _set(self, call: Call, policy_id: str, body: Mapping[str, Any]) -> None:
         encoded = canonical.take_text(body, "policy", "the policy request")
         try:
             # kbs-client sends no padding; some callers of its API do.
@@ -57,8 +57,7 @@ class PolicyPaths:
             text = raw.decode()
         except (binascii.Error, ValueError) as error:
             raise PeerError("malformed", "the policy is not base64url of UTF-8 text") from error
-        policy = self.policies.set(policy_id, text)
-        self.log.write("policy-set", {"policy": policy_id, "version": policy.version, "digest": policy.digest})
+        self.trail.set_policy(call.administrator, self.policies.set(policy_id, text))
 
     def _list(self, _: Call) -> HttpAnswer:
         return items_answer([{"id": policy_id, "version": version} for policy_id, version in self.policies.list()])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 from enclave_cc.errors import PeerError
-from enclave_cc.owner.kbs.decisions import Log
+from enclave_cc.owner.audit import kinds
+from enclave_cc.owner.kbs.audit_trail import AuditTrail
 from enclave_cc.owner.kbs.http import HttpAnswer, items_answer, json_answer
 from enclave_cc.owner.kbs.routing import Call, Route
 from enclave_cc.owner.reference import rvps
@@ -15,12 +17,13 @@ from enclave_cc.record import record
 from enclave_cc.wire.rcar import canonical, messages
 
 _ADMIN = f"{messages.PREFIX}/admin/reference-values"
+_NAMES = 100  # in the audit log; a request of more has its digest there
 
 
 @record
 class ReferencePaths:
     references: ReferenceStore
-    log: Log
+    trail: AuditTrail
 
     def routes(self) -> tuple[Route, ...]:
         return (
@@ -32,7 +35,9 @@ class ReferencePaths:
         )
 
     def _register(self, call: Call) -> HttpAnswer:
-        self.references.replace(rvps.parse_message(call.body))
+        values = rvps.parse_message(call.body)
+        self.references.replace(values)
+        self._record(kinds.REFERENCES_REPLACED, call, [value.name for value in values])
         return HttpAnswer()
 
     def _query(self, call: Call) -> HttpAnswer:
@@ -47,7 +52,7 @@ class ReferencePaths:
             raise PeerError("malformed", "the reference values have no list 'values'")
         added = [reference.ReferenceValue.from_json(item) for item in items]
         self.references.add(added)
-        self.log.write("reference-values-added", {"names": sorted({value.name for value in added}), "count": len(added)})
+        self._record(kinds.REFERENCES_ADDED, call, [value.name for value in added])
         return HttpAnswer()
 
     def _remove(self, call: Call) -> HttpAnswer:
@@ -60,5 +65,10 @@ class ReferencePaths:
         except (ValueError, RecursionError) as error:
             raise PeerError("malformed", "the query's value is not JSON") from error
         self.references.remove(name, value)
-        self.log.write("reference-values-removed", {"name": name})
+        self._record(kinds.REFERENCES_REMOVED, call, [name])
         return HttpAnswer()
+
+    def _record(self, kind: str, call: Call, names: list[str]) -> None:
+        digest = hashlib.sha256(call.body or json.dumps(dict(call.request.query), sort_keys=True).encode()).hexdigest()
+        members = {"names": sorted(set(names))[:_NAMES], "count": len(names), "request": digest}
+        self.trail.change(kind, call.administrator, members)

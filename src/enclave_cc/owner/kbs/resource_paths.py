@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from enclave_cc.crypto.secret import Secret
+from enclave_cc.owner.audit import kinds
 from enclave_cc.owner.kbs.attester_paths import RESOURCE, resource_path
-from enclave_cc.owner.kbs.decisions import Log
+from enclave_cc.owner.kbs.audit_trail import AuditTrail
 from enclave_cc.owner.kbs.http import BYTES, XML, HttpAnswer, items_answer
 from enclave_cc.owner.kbs.routing import Call, Route
 from enclave_cc.owner.resources.store import ResourceStore
@@ -19,7 +20,7 @@ class ResourcePaths:
     """Writing at upstream's path, reading and listing at ours."""
 
     resources: ResourceStore
-    log: Log
+    trail: AuditTrail
 
     def routes(self) -> tuple[Route, ...]:
         return (
@@ -32,13 +33,14 @@ class ResourcePaths:
     def _put(self, call: Call) -> HttpAnswer:
         path = resource_path(call)
         version = self.resources.put(path, Secret(call.body))
-        self.log.write("resource-set", {"resource": str(path), "version": version, "size": len(call.body)})
+        members = {"version": version, "size": len(call.body)}
+        self.trail.change(kinds.RESOURCE_SET, call.administrator, members, subject=str(path))
         return HttpAnswer(content_type=XML)  # upstream's odd type, which its clients ignore
 
     def _delete(self, call: Call) -> HttpAnswer:
         path = resource_path(call)
         self.resources.delete(path)
-        self.log.write("resource-removed", {"resource": str(path)})
+        self.trail.change(kinds.RESOURCE_REMOVED, call.administrator, {}, subject=str(path))
         return HttpAnswer(content_type=XML)
 
     def _list(self, call: Call) -> HttpAnswer:
@@ -50,5 +52,6 @@ class ResourcePaths:
 
     def _read(self, call: Call) -> HttpAnswer:
         resource = self.resources.get(resource_path(call))
-        self.log.write("resource-read", {"resource": str(resource.path), "version": resource.version})
+        members = {"version": resource.version}
+        self.trail.change(kinds.RESOURCE_READ, call.administrator, members, subject=str(resource.path))
         return HttpAnswer(body=resource.value.reveal(), content_type=BYTES)

@@ -7,11 +7,13 @@ Everything here runs in a worker thread.
 from __future__ import annotations
 
 from enclave_cc.errors import EnclaveCcError
+from enclave_cc.owner.audit.export import DatabaseSource
 from enclave_cc.owner.kbs.admin import AdminGate, Administrator
 from enclave_cc.owner.kbs.attester_paths import AttesterPaths
+from enclave_cc.owner.kbs.audit_paths import AuditPaths
+from enclave_cc.owner.kbs.audit_trail import AuditTrail
 from enclave_cc.owner.kbs.broker import KeyBroker
 from enclave_cc.owner.kbs.decision_paths import DecisionPaths
-from enclave_cc.owner.kbs.decisions import Log
 from enclave_cc.owner.kbs.http import TEXT, HttpAnswer, HttpRequest, PathUnknown
 from enclave_cc.owner.kbs.policies import PolicyStore
 from enclave_cc.owner.kbs.policy_paths import PolicyPaths
@@ -36,20 +38,22 @@ class Routes:
         references: ReferenceStore,
         policies: PolicyStore,
         roots: RootStore,
-        log: Log,
+        trail: AuditTrail,
+        audit: DatabaseSource,
     ) -> None:
         self.broker = broker
         self.roots = roots
-        self.log = log
+        self.log = trail.events
         self._gate = gate
         self.table = Table(
             (
                 Route("GET", "/healthz", lambda _: HttpAnswer(content_type=TEXT), PUBLIC),
                 *AttesterPaths(broker).routes(),
-                *ResourcePaths(resources, log).routes(),
-                *PolicyPaths(policies, log).routes(),
-                *ReferencePaths(references, log).routes(),
-                *DecisionPaths(broker.decisions, roots).routes(),
+                *ResourcePaths(resources, trail).routes(),
+                *PolicyPaths(policies, trail).routes(),
+                *ReferencePaths(references, trail).routes(),
+                *DecisionPaths(broker.decisions, roots, audit).routes(),
+                *AuditPaths(trail.log, audit).routes(),
             )
         )
 

@@ -70,8 +70,8 @@ class TokenIssuer:
         self._rsa1_5 = rsa1_5
         self._now = now
 
-    def issue(self, appraisals: Sequence[tuple[str, Appraisal]]) -> str:
-        """A token over (TEE class, appraisal) pairs; submodules are named cpu0, gpu0, gpu1, ..."""
+    def issue(self, appraisals: Sequence[tuple[str, Appraisal]], *, token_id: str | None = None) -> str:
+        """A token over (TEE class, appraisal) pairs; submodules are named cpu0, gpu0, gpu1, ...; `token_id`: its `jti`."""
         now = int(self._now())
         submods: dict[str, Any] = {}
         for tee_class, appraisal in appraisals:
@@ -85,6 +85,8 @@ class TokenIssuer:
             wire.VERIFIER_ID: VERIFIER_ID,
             "submods": submods,
         }
+        if token_id is not None:
+            payload["jti"] = token_id
         key, jwk = self._keys.current()
         return key.sign(payload, {"kid": key.public.kid, "jwk": jwk})
 

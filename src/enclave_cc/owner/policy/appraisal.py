@@ -8,7 +8,7 @@ from typing import Any
 from enclave_cc.errors import UsageError
 from enclave_cc.owner.policy import rego
 from enclave_cc.owner.reference.values import ReferenceSource
-from enclave_cc.record import record
+from enclave_cc.record import field, record
 from enclave_cc.wire.rcar import token
 
 TRUST_CLAIMS = "data.policy.trust_claims"
@@ -17,12 +17,14 @@ EXTENSIONS = "data.policy.extensions"
 
 @record
 class Appraisal:
-    """The judgement of one piece of evidence: what becomes a submodule of the token."""
+    """The judgement of one piece of evidence: what becomes a submodule of the token. `queried`: the reference values that
+    the policy asked for, by name."""
 
     policy: rego.Policy
     vector: Mapping[str, int]
     extensions: Mapping[str, Any]
     evidence: Mapping[str, Any]
+    queried: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def status(self) -> str:
@@ -56,7 +58,7 @@ def appraise(policy: rego.Policy, evidence: Mapping[str, Any], references: Refer
             raise UsageError("policy-invalid", f"attestation policy {policy.id} sets {name} to no signed byte")
     if not any(vector.values()):
         raise UsageError("policy-invalid", f"attestation policy {policy.id} sets no trust claim")
-    return Appraisal(policy, dict(vector), _read_extensions(policy, found.values[EXTENSIONS]), dict(evidence))
+    return Appraisal(policy, dict(vector), _read_extensions(policy, found.values[EXTENSIONS]), dict(evidence), found.queried)
 
 
 def _read_extensions(policy: rego.Policy, value: Any) -> dict[str, Any]:
