@@ -29,8 +29,7 @@ from enclave_cc.owner.kbs.directory import DIRECTORY_HELP, KbsDirectory
 from enclave_cc.owner.kbs.roots import RootStore
 from enclave_cc.owner.storage import migration
 from enclave_cc.owner.storage.settings import open_database
-from enclave_cc.owner.verifier.collateral import verify_collateral
-from enclave_cc.owner.verifier.quote import PCK_CAS
+from enclave_cc.owner.verifier.collateral import PCK_CAS, verify_collateral
 from enclave_cc.owner.verifier.roots import INTEL, TrustedRoot, intel_root, is_intel
 from enclave_cc.wire.sgx.certification import parse_pem_certificates
 from enclave_cc.wire.sgx.collateral import Collateral, TcbInfo
@@ -52,10 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    with _open_roots(arguments.kbs) as (roots, trail):
+    directory = KbsDirectory.locate(arguments.kbs)
+    config = KbsConfig.load(directory)
+    with _open_roots(directory, config) as (roots, trail):
         match arguments.action:
             case "add":
-                _add(roots, trail, arguments)
+                _add(roots, trail, arguments, fetched=config.collateral.fetches)
             case "ls":
                 _list(roots, as_json=arguments.json)
             case _:
@@ -65,9 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _open_roots(name: str | None) -> Iterator[tuple[RootStore, AuditTrail]]:
-    directory = KbsDirectory.locate(name)
-    config, keys = KbsConfig.load(directory), audit_keys.read(directory.path)
+def _open_roots(directory: KbsDirectory, config: KbsConfig) -> Iterator[tuple[RootStore, AuditTrail]]:
+    keys = audit_keys.read(directory.path)
     database = open_database(config.database, directory.path)
     try:
         migration.check(database)
@@ -77,21 +77,24 @@ def _open_roots(name: str | None) -> Iterator[tuple[RootStore, AuditTrail]]:
         database.close()
 
 
-def _add(roots: RootStore, trail: AuditTrail, arguments: argparse.Namespace) -> None:
+def _add(roots: RootStore, trail: AuditTrail, arguments: argparse.Namespace, *, fetched: bool) -> None:
     root = _read_root(arguments)
     documents = [(name, read_input(name)) for name in arguments.collateral]
-    if not documents:
-        raise UsageError("usage", "a root without collateral verifies nothing", "Give --collateral FILE.")
+    if not documents and not fetched:
+        fix = "Give --collateral FILE, or name a directory or a service in [collateral] of kbs.toml."
+        raise UsageError("usage", "a root without collateral verifies nothing", fix)
     judged = [_judge_collateral(name, document, root) for name, document in documents]  # all, before anything is stored
     roots.add(root)
+    kind = "SIMULATED, protects nothing" if root.simulated else "hardware"
     digest = hashlib.sha256(root.certificate).hexdigest()
     trail.change(kinds.ROOT_ADDED, None, {"name": root.name, "certificate": digest, "simulated": root.simulated})
     for (_, document), (fmspc, ca) in zip(documents, judged, strict=True):
         roots.set_collateral(root.name, fmspc, ca, document.decode())
         members = {"name": root.name, "fmspc": fmspc, "ca": ca, "document": hashlib.sha256(document).hexdigest()}
         trail.change(kinds.COLLATERAL_SET, None, members)
-        kind = "SIMULATED, protects nothing" if root.simulated else "hardware"
         print(f"trusting {root.name} ({kind}) with collateral for FMSPC {fmspc}, {ca} CA")
+    if not documents:
+        print(f"trusting {root.name} ({kind}) with the collateral that [collateral] of kbs.toml finds")
 
 
 def _read_root(arguments: argparse.Namespace) -> TrustedRoot:

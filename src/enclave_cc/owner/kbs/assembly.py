@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import IO
 
 from enclave_cc.owner.audit.export import DatabaseSource
@@ -11,10 +11,10 @@ from enclave_cc.owner.audit.log import AuditLog
 from enclave_cc.owner.kbs import audit_keys
 from enclave_cc.owner.kbs.audit_trail import AuditTrail
 from enclave_cc.owner.kbs.broker import KeyBroker
+from enclave_cc.owner.kbs.collateral_settings import CollateralSources
 from enclave_cc.owner.kbs.config import KbsConfig
 from enclave_cc.owner.kbs.decisions import DecisionLog, Log
 from enclave_cc.owner.kbs.directory import KbsDirectory
-from enclave_cc.owner.kbs.evidence import make_verifiers
 from enclave_cc.owner.kbs.policies import PolicyStore
 from enclave_cc.owner.kbs.roots import RootStore
 from enclave_cc.owner.kbs.routes import Routes
@@ -23,6 +23,7 @@ from enclave_cc.owner.kbs.sessions import Sessions
 from enclave_cc.owner.kbs.token_keys import TokenKeys, read_key_set
 from enclave_cc.owner.kbs.tokens import LEEWAY, TokenIssuer
 from enclave_cc.owner.kbs.trusted_issuers import TrustedIssuers
+from enclave_cc.owner.kbs.verifiers import make_verifiers
 from enclave_cc.owner.reference.store import ReferenceStore
 from enclave_cc.owner.resources.database_store import DatabaseResourceStore
 from enclave_cc.owner.storage import migration
@@ -39,8 +40,9 @@ def assemble(directory: KbsDirectory, config: KbsConfig, *, log_stream: IO[str] 
     trusted_issuers = TrustedIssuers(config.trusted_issuers)
     gate = config.admin.make_gate()
     context = make_tls_context(str(directory.certificate), str(directory.tls_key), client_ca=config.admin.client_ca)
-    database = open_database(config.database, directory.path)
-    try:
+    with ExitStack() as closing:
+        database = open_database(config.database, directory.path)
+        closing.callback(database.close)
         migration.check(database)
         log = Log(log_stream)
         trail = AuditTrail(AuditLog(database, keys.signer, keys=keys.verifiers, settings=config.audit), log)
@@ -49,10 +51,16 @@ def assemble(directory: KbsDirectory, config: KbsConfig, *, log_stream: IO[str] 
         references = ReferenceStore(database, generations=generations)
         policies = PolicyStore(database, generations=generations)
         policies.install_defaults()
+        collateral = CollateralSources(
+            config.collateral, roots, lambda event, where, why: log.write(event, {"where": where, "why": why})
+        )
+        closing.callback(collateral.close)
         resources = DatabaseResourceStore(database, store_key)
         broker = KeyBroker(
             sessions=Sessions(database, store_key, lifetime=config.session_lifetime),
-            verifiers=make_verifiers(config.tees, roots),
+            verifiers=make_verifiers(
+                config.tees, config.plugins, roots=roots, collateral=collateral, directory=directory.path, log=log
+            ),
             tokens=TokenIssuer(
                 token_keys,
                 issuer=config.token_issuer,
@@ -72,5 +80,3 @@ def assemble(directory: KbsDirectory, config: KbsConfig, *, log_stream: IO[str] 
         trail.start(policies.list())
         yield KbsServer(routes, Limits(config.request_deadline, config.body_limit), context)
         trail.stop()
-    finally:
-        database.close()

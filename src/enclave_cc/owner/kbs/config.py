@@ -8,13 +8,13 @@ from typing import Any
 from enclave_cc.errors import UsageError
 from enclave_cc.owner.audit.log import Settings as AuditSettings
 from enclave_cc.owner.kbs.admin_settings import AdminSettings
+from enclave_cc.owner.kbs.collateral_settings import CollateralSettings
 from enclave_cc.owner.kbs.directory import KbsDirectory, split_listen
 from enclave_cc.owner.kbs.settings import Section
 from enclave_cc.owner.kbs.trusted_issuers import TrustedIssuerFiles
+from enclave_cc.owner.kbs.verifiers import PluginSettings, check_tees
 from enclave_cc.owner.storage.settings import DEFAULT_URL, DatabaseSettings
 from enclave_cc.record import field, record
-
-KNOWN_TEES = ("sgx", "sample")
 
 
 @record
@@ -33,12 +33,14 @@ class KbsConfig:
     admin: AdminSettings = field(default_factory=AdminSettings)
     database: DatabaseSettings = field(default_factory=DatabaseSettings)
     audit: AuditSettings = field(default_factory=AuditSettings)
+    collateral: CollateralSettings = field(default_factory=CollateralSettings)
+    plugins: Mapping[str, PluginSettings] = field(default_factory=dict)
 
     @classmethod
     def load(cls, directory: KbsDirectory) -> KbsConfig:
         """Raises `UsageError("bad-config")` that names the setting."""
         reader = _Reader(directory.read_toml(directory.configuration), str(directory.configuration))
-        trusted = reader.section("token", "trusted")
+        trusted, plugins = reader.section("token", "trusted"), reader.section("attestation", "plugins")
         config = cls(
             listen=split_listen(reader.take("server", "listen", str)),
             request_deadline=float(reader.take("server", "request_deadline", int, 30)),
@@ -64,10 +66,10 @@ class KbsConfig:
                 checkpoint_every=reader.take("audit", "checkpoint_every", int, 60),
                 deadline=float(reader.take("audit", "deadline", int, 30)),
             ),
+            collateral=CollateralSettings.read(reader.section("collateral"), directory.path),
+            plugins={name: PluginSettings.read(plugins.inner(name, value)) for name, value in plugins.rest()},
         )
-        for tee in config.tees:
-            if tee not in KNOWN_TEES:
-                raise reader.fault("attestation", "tees", f"{tee!r} is not one of {', '.join(KNOWN_TEES)}")
+        check_tees(config.tees, config.plugins, reader.section("attestation"))
         numbers = [config.request_deadline, config.body_limit, config.session_lifetime, config.token_lifetime]
         database = config.database
         numbers += [database.pool, database.connect_timeout, database.statement_timeout, database.lock_timeout]
@@ -83,13 +85,13 @@ _SETTINGS = {
     "server": {"listen", "request_deadline", "body_limit"},
     "session": {"lifetime"},
     "token": {"issuer", "lifetime", "trusted"},
-    "attestation": {"tees", "rsa1_5"},
+    "attestation": {"tees", "rsa1_5", "plugins"},
     "audit": {"checkpoint_every", "deadline"},
     "database": {"url", "password_file", "pool", "connect_timeout", "statement_timeout", "lock_timeout"},
 }
 
 # Tables that have a reader of their own.
-_SECTIONS = {"admin"}
+_SECTIONS = {"admin", "collateral"}
 
 
 class _Reader:

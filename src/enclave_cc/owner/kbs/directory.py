@@ -203,7 +203,7 @@ lifetime = 300           # seconds
 # tee_key_paths = []            # JSON pointers to the TEE key, before the usual ones
 
 [attestation]
-tees = ["sgx"]           # "sample" is evidence that proves nothing: for protocol tests only
+tees = ["sgx"]           # "sample" and "sampledevice" are evidence that proves nothing: for protocol tests only
 rsa1_5 = false           # answers for RSA TEE keys of this deprecated form, which makes the attester a padding oracle
 
 [database]

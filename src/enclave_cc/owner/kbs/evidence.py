@@ -1,17 +1,24 @@
-"""Evidence of each kind of TEE to verified claims. One verifier per kind, behind one interface."""
+"""Evidence of each kind of TEE to verified claims. One verifier per kind, behind one interface.
+
+`tests/suites/evidence_verifier.py` is what every verifier must pass, a third party's too.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import hmac
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from enclave_cc.errors import PeerError
 from enclave_cc.record import record
 from enclave_cc.wire.rcar import canonical
+
+# What `verify` may raise; anything else is a verifier's bug.
+CODES = frozenset(
+    ("malformed", "quote-refused", "debug-enclave", "untrusted-root", "tcb-refused", "collateral-refused", "measurement-unknown")
+)
 
 
 @record
@@ -19,6 +26,7 @@ class VerifiedEvidence:
     """Claims that a verifier vouches for, in the form attestation policies read.
 
     `report_data` and `init_data` are the evidence's own text forms of these fields, None where a TEE has none.
+    `tee_class`: "cpu", or a device's, such as "gpu"; it names the submodule and chooses the attestation policy.
     """
 
     tee: str
@@ -29,15 +37,16 @@ class VerifiedEvidence:
 
 
 class EvidenceVerifier(Protocol):
-    """Judges one kind of evidence."""
+    """Judges one kind of evidence. Safe for many threads, and never slow: an attester waits."""
 
     tee: str
 
     def verify(self, evidence: object, *, report_data: bytes, init_data_digest: bytes | None) -> VerifiedEvidence:
-        """`report_data`: the digest the evidence must bind; `init_data_digest`: likewise, None if none was sent.
+        """`evidence`: the attester's JSON, hostile. `report_data`: the digest (48 bytes) it must bind;
+        `init_data_digest`: likewise (32, 48 or 64 bytes), None if no init-data was sent, which must not pass for evidence
+        that binds some.
 
-        Raises `PeerError`: "malformed", "quote-refused", "debug-enclave", "untrusted-root", "tcb-refused" or
-        "collateral-refused". The message is for the owner's log.
+        Raises `PeerError` with one of `CODES`. The message is for the owner's log.
         """
         ...
 
@@ -48,17 +57,9 @@ class SampleVerifier:
     tee = "sample"
 
     def verify(self, evidence: object, *, report_data: bytes, init_data_digest: bytes | None) -> VerifiedEvidence:
-        if not isinstance(evidence, Mapping):
-            raise PeerError("malformed", "the sample evidence is not an object")
-        text = canonical.take_text(evidence, "report_data", "the sample evidence")
-        try:
-            found = base64.b64decode(text, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise PeerError("malformed", "the sample evidence's report_data is not base64") from error
-        if not hmac.compare_digest(found, report_data):
-            raise PeerError("quote-refused", "the evidence binds another nonce or key than this session's")
+        text = _check_binding(evidence, report_data)
         claims = {
-            "svn": canonical.take_text(evidence, "svn", "the sample evidence"),
+            "svn": canonical.take_text(_as_object(evidence), "svn", "the sample evidence"),
             "launch_digest": "abcde",
             "platform_version": {"major": 1, "minor": 4},
             "debug": False,
@@ -67,13 +68,29 @@ class SampleVerifier:
         return VerifiedEvidence("sample", "cpu", claims, text, init_data)
 
 
-def make_verifiers(tees: tuple[str, ...], roots: Any, *, now: Callable[[], float] = time.time) -> dict[str, EvidenceVerifier]:
-    """The verifiers of the kinds of evidence that the configuration names."""
-    made: dict[str, EvidenceVerifier] = {}
-    if "sgx" in tees:
-        from enclave_cc.owner.kbs.sgx_evidence import SgxVerifier
+class SampleDeviceVerifier:
+    """`sampledevice` evidence, which proves nothing either: a device beside a TEE. Only for protocol tests."""
 
-        made["sgx"] = SgxVerifier(roots, now=now)
-    if "sample" in tees:
-        made["sample"] = SampleVerifier()
-    return made
+    tee = "sampledevice"
+
+    def verify(self, evidence: object, *, report_data: bytes, init_data_digest: bytes | None) -> VerifiedEvidence:
+        text = _check_binding(evidence, report_data)
+        claims = {"svn": canonical.take_text(_as_object(evidence), "svn", "the sample evidence"), "report_data": text}
+        return VerifiedEvidence("sampledevice", "gpu", claims, text, None)
+
+
+def _as_object(evidence: object) -> Mapping[str, Any]:
+    if not isinstance(evidence, Mapping):
+        raise PeerError("malformed", "the sample evidence is not an object")
+    return evidence
+
+
+def _check_binding(evidence: object, report_data: bytes) -> str:
+    text = canonical.take_text(_as_object(evidence), "report_data", "the sample evidence")
+    try:
+        found = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise PeerError("malformed", "the sample evidence's report_data is not base64") from error
+    if not hmac.compare_digest(found, report_data):
+        raise PeerError("quote-refused", "the evidence binds another nonce or key than this session's")
+    return text

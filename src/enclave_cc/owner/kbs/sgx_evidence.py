@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import hmac
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 
 from enclave_cc.errors import PeerError
+from enclave_cc.owner.collateral.source import CollateralSource
 from enclave_cc.owner.kbs.evidence import VerifiedEvidence
 from enclave_cc.owner.kbs.roots import RootStore
 from enclave_cc.owner.verifier import quote as quotes
 from enclave_cc.owner.verifier.collateral import CollateralVerifier
 from enclave_cc.wire.rcar import binding, messages
-from enclave_cc.wire.sgx.collateral import Collateral
-
-_PARSED_KEPT = 64
 
 
 class SgxVerifier:
@@ -24,11 +20,10 @@ class SgxVerifier:
 
     tee = "sgx"
 
-    def __init__(self, roots: RootStore, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, roots: RootStore, collateral: CollateralSource, *, now: Callable[[], float] = time.time) -> None:
         self._roots = roots
+        self._collateral = collateral
         self._now = now
-        self._lock = threading.Lock()
-        self._parsed: OrderedDict[str, Collateral] = OrderedDict()
         self._collaterals = CollateralVerifier()
 
     def verify(self, evidence: object, *, report_data: bytes, init_data_digest: bytes | None) -> VerifiedEvidence:
@@ -46,15 +41,16 @@ class SgxVerifier:
         named = next((root for root in roots if root.certificate == origin.root), None)
         if named is None:
             raise PeerError("untrusted-root", "the quote chains to a root that the owner has not named")
-        found = self._roots.find_collateral(named.name, origin.fmspc.hex(), origin.pck_ca)
+        at = int(self._now())
+        found = self._collateral.find(origin, named, at)
         if found is None:
             raise PeerError(
                 "collateral-refused",
                 f"there is no collateral of root {named.name} for FMSPC {origin.fmspc.hex()} and the {origin.pck_ca} CA",
-                "Add it with `enclave-cc kbs root add`.",
+                "Add it with `enclave-cc kbs root add`, or name a service in [collateral] of kbs.toml.",
             )
         # 2
-        claims = quotes.verify_quote(quote, self._parse(found), roots=roots, at=int(self._now()), collaterals=self._collaterals)
+        claims = quotes.verify_quote(quote, found.collateral, roots=roots, at=at, collaterals=self._collaterals)
         # 3
         if not hmac.compare_digest(claims.body.report_data, binding.pad(report_data)):
             raise PeerError("quote-refused", "the quote binds another nonce, key or additional evidence than this session's")
@@ -68,14 +64,3 @@ class SgxVerifier:
             report_data=claims.body.report_data.hex(),
             init_data=claims.body.config_id.hex(),
         )
-
-    def _parse(self, document: str) -> Collateral:
-        with self._lock:
-            known = self._parsed.get(document)
-        if known is None:
-            known = Collateral.parse(document)
-            with self._lock:
-                self._parsed[document] = known
-                if len(self._parsed) > _PARSED_KEPT:
-                    self._parsed.popitem(last=False)
-        return known

@@ -16,6 +16,8 @@ from enclave_cc.record import record
 from enclave_cc.wire.sgx.certification import parse_pem_certificates
 from enclave_cc.wire.sgx.collateral import Collateral, QeIdentity, TcbInfo
 
+# The names by which a PCK certificate's issuer says which of the two CAs it is; the same for simulated platforms.
+PCK_CAS = {"Intel SGX PCK Platform CA": "platform", "Intel SGX PCK Processor CA": "processor"}
 _REFUSED = "collateral-refused"
 _KEPT = 64
 
@@ -120,9 +122,38 @@ def verify_collateral(
     )
 
 
+def find_window(collateral: Collateral) -> tuple[int, int]:
+    """From when to when (seconds since 1970, inclusive) all dated documents of `collateral` hold; of its certificates
+    nothing is said. Nothing is verified. Raises `PeerError("malformed")`."""
+    documents = (TcbInfo.parse(collateral.tcb_info), QeIdentity.parse(collateral.qe_identity))
+    crls = (RevocationList.parse(collateral.root_ca_crl), RevocationList.parse(collateral.pck_crl))
+    return (
+        max(*(each.issue_date for each in documents), *(each.this_update for each in crls)),
+        min(each.next_update for each in (*documents, *crls)),
+    )
+
+
+def name_platform(collateral: Collateral) -> tuple[bytes, bytes, str]:
+    """Whose collateral it claims to be: (root as DER, FMSPC, "platform" or "processor"). Nothing is verified.
+
+    Raises `PeerError("malformed" | "collateral-refused")`.
+    """
+    chain = _parse_chain(collateral.pck_crl_issuer_chain)
+    if len(chain) != 2:
+        raise PeerError(_REFUSED, "the PCK CRL's issuer chain is not a CA and its root")
+    kind = PCK_CAS.get(Certificate.parse(chain[0]).common_name)
+    if kind is None:
+        raise PeerError(_REFUSED, "the PCK CRL is not by a PCK platform or processor CA")
+    return chain[1], TcbInfo.parse(collateral.tcb_info).fmspc, kind
+
+
+def _parse_chain(pem: str) -> list[bytes]:
+    return parse_pem_certificates(pem.encode("utf-8", "replace").replace(b"\r\n", b"\n").strip() + b"\n")
+
+
 def _check_chain(pem: str, root: Certificate, name: str) -> bytes:
     """DER of the chain's leaf."""
-    chain = parse_pem_certificates(pem.encode("utf-8", "replace").replace(b"\r\n", b"\n").strip())
+    chain = _parse_chain(pem)
     if len(chain) != 2 or chain[1] != root.der:
         raise PeerError(_REFUSED, f"the {name}'s issuer chain does not end in the quote's root")
     return chain[0]

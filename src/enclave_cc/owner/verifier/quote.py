@@ -15,14 +15,12 @@ import dcap_qvl
 from enclave_cc.crypto.x509 import Certificate
 from enclave_cc.errors import PeerError, foreign
 from enclave_cc.owner.verifier.claims import Claims
-from enclave_cc.owner.verifier.collateral import CollateralVerifier, VerifiedCollateral, verify_collateral
+from enclave_cc.owner.verifier.collateral import PCK_CAS, CollateralVerifier, VerifiedCollateral, verify_collateral
 from enclave_cc.owner.verifier.roots import TrustedRoot
 from enclave_cc.record import record
 from enclave_cc.wire.sgx.collateral import Collateral, TcbLevel
 from enclave_cc.wire.sgx.quote import INTEL_QE_VENDOR_ID, Quote
 
-# The names by which a PCK certificate's issuer says which of the two CAs it is; the same for simulated platforms.
-PCK_CAS = {"Intel SGX PCK Platform CA": "platform", "Intel SGX PCK Processor CA": "processor"}
 _AUTHENTICATION_DATA_SIZE = 32
 _FLAGS = {"True": True, "False": False, "Undefined": None}
 
@@ -34,12 +32,22 @@ class Origin:
     fmspc: bytes
     pck_ca: str  # "platform" or "processor"
     root: bytes  # DER
+    pck_ca_certificate: Certificate
+    pck: bytes  # DER of the platform's own certificate
+
+    def check_chain(self, at: int) -> None:
+        """That the root vouches for this platform at the time `at`: the chain alone, not the quote, nor revocation.
+
+        Raises `PeerError("quote-refused")`.
+        """
+        self.pck_ca_certificate.check_issued_by(Certificate.parse(self.root), at, code="quote-refused")
+        Certificate.parse(self.pck).check_issued_by(self.pck_ca_certificate, at, code="quote-refused")
 
 
 def read_origin(quote: bytes) -> Origin:
     """Raises `PeerError("malformed")`."""
-    _, root, ca, pck = _parse(quote)
-    return Origin(bytes(pck.fmspc), PCK_CAS[ca.common_name], root)
+    parsed, root, ca, pck = _parse(quote)
+    return Origin(bytes(pck.fmspc), PCK_CAS[ca.common_name], root, ca, parsed.certification.certificates()[0])
 
 
 def verify_quote(
