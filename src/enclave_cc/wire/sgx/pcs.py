@@ -12,7 +12,6 @@ import base64
 import binascii
 import json
 import re
-from urllib.parse import unquote_to_bytes
 
 from enclave_cc.errors import PeerError
 from enclave_cc.wire.sgx.certification import encode_pem_certificate, parse_pem_certificates
@@ -29,6 +28,7 @@ QE_IDENTITY_CHAIN = ("sgx-enclave-identity-issuer-chain",)
 
 _SIGNATURE = re.compile(r"""\s*,\s*"signature"\s*:\s*"([0-9a-fA-F]{128})"\s*\}\s*\Z""", re.ASCII)
 _PEM_CRL = re.compile(rb"\s*-----BEGIN X509 CRL-----\s+([A-Za-z0-9+/=\s]+)-----END X509 CRL-----\s*\Z")
+_ESCAPE = re.compile(rb"%([0-9a-fA-F]{2})")
 _HEX = re.compile(rb"\s*([0-9a-fA-F]+)\s*\Z")
 
 
@@ -73,7 +73,8 @@ def parse_issuer_chain(header: str | None) -> str:
     """A chain as PEM text, from its header. Raises `PeerError("malformed")`."""
     if header is None or len(header) > CHAIN_LIMIT:
         raise PeerError("malformed", "the service's answer has no issuer chain")
-    certificates = parse_pem_certificates(unquote_to_bytes(header).replace(b"\r\n", b"\n").strip() + b"\n")
+    raw = _ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()), header.encode("utf-8", "replace"))  # RFC 3986, 2.1
+    certificates = parse_pem_certificates(raw.replace(b"\r\n", b"\n").strip() + b"\n")
     if not certificates:
         raise PeerError("malformed", "the service's issuer chain is empty")
     return b"".join(map(encode_pem_certificate, certificates)).decode("ascii")
