@@ -21,8 +21,9 @@ ISSUER = "enclave-cc"
 LEEWAY = 60
 
 # What a role scoped to resources may do with them, by action.
-ACTIONS = ("list", "read", "write")
+ACTIONS = ("list", "read", "write", "audit")
 _LISTING = f"{messages.PREFIX}/admin/resources"
+_AUDIT = f"{messages.PREFIX}/admin/audit/"
 _METHODS = {"GET": ("read",), "POST": ("write",), "PUT": ("write",), "DELETE": ("write",)}
 
 
@@ -39,11 +40,22 @@ class Role:
             return True
         if path == _LISTING:  # whose rows `covers_resource` then chooses
             return method == "GET" and bool(self.resources) and not self.actions.isdisjoint(("list", "read"))
+        if path.startswith(_AUDIT):
+            return method == "GET" and "audit" in self.actions and self._covers_audit(path.removeprefix(_AUDIT))
         for start in (f"{messages.PREFIX}/resource/", f"{_LISTING}/"):
             if path.startswith(start):
                 inside = any(path.removeprefix(start).startswith(prefix) for prefix in self.resources)
                 return inside and not self.actions.isdisjoint(_METHODS.get(method, ()))
         return False
+
+    def _covers_audit(self, path: str) -> bool:
+        """What concerns the role's own resources, and what it takes to verify that: no entry of others."""
+        if path in ("checkpoint", "consistency"):
+            return bool(self.resources)
+        asked = path.removeprefix("resources/")
+        return asked != path and any(
+            f"{asked}/".startswith(prefix) if prefix.endswith("/") else asked == prefix for prefix in self.resources
+        )
 
     def covers_resource(self, path: str) -> bool:
         """Whether `path` (REPOSITORY/TYPE/TAG) may show in a listing for this role."""

@@ -235,7 +235,7 @@ admin = ["/kbs/v0/.*"]
 
 # [admin.roles.team-a]   # or: resources by prefix
 # resources = ["team-a/"]
-# actions = ["list", "read", "write"]
+# actions = ["list", "read", "write", "audit"]
 """
 
 _OWNER_TOML = """\

@@ -46,6 +46,7 @@ def gate(key: SigningKey, clock: Any) -> AdminGate:
         "all": Role(paths=(re.compile(r"^/kbs/v0/.*$"),)),
         "team-a": Role(resources=("team-a/", "shared/key/one"), actions=frozenset(("list", "read", "write"))),
         "reader": Role(resources=("team-a/",), actions=frozenset(("read",))),
+        "auditor": Role(resources=("team-a/", "shared/key/one"), actions=frozenset(("audit",))),
     }
     return AdminGate([provider(key, issuer="enclave-cc", audience="KBS")], roles, now=clock)
 
@@ -60,7 +61,7 @@ def test_expressions_cover_paths_as_a_whole(gate: AdminGate, key: SigningKey, cl
     assert refusal(gate, token, "POST", "/kbs/v0/resource/team-a/x/y") == "unauthenticated"
 
 
-RESOURCE, ADMIN = "/kbs/v0/resource", "/kbs/v0/admin/resources"
+RESOURCE, ADMIN, AUDIT = "/kbs/v0/resource", "/kbs/v0/admin/resources", "/kbs/v0/admin/audit"
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,25 @@ RESOURCE, ADMIN = "/kbs/v0/resource", "/kbs/v0/admin/resources"
         ("reader", "GET", f"{ADMIN}/team-a/x/y", True),
         ("reader", "POST", f"{RESOURCE}/team-a/x/y", False),
         ("reader", "DELETE", f"{RESOURCE}/team-a/x/y", False),
+        ("reader", "GET", f"{AUDIT}/checkpoint", False),
+        ("reader", "GET", f"{AUDIT}/resources/team-a", False),
+        ("auditor", "GET", f"{AUDIT}/checkpoint", True),
+        ("auditor", "GET", f"{AUDIT}/consistency", True),
+        ("auditor", "GET", f"{AUDIT}/resources/team-a", True),
+        ("auditor", "GET", f"{AUDIT}/resources/team-a/x", True),
+        ("auditor", "GET", f"{AUDIT}/resources/shared/key/one", True),
+        ("auditor", "GET", f"{AUDIT}/resources/shared/key", False),
+        ("auditor", "GET", f"{AUDIT}/resources/shared/key/one2", False),
+        ("auditor", "GET", f"{AUDIT}/resources/team-ab", False),
+        ("auditor", "GET", f"{AUDIT}/resources/team", False),
+        ("auditor", "GET", f"{AUDIT}/resources", False),
+        ("auditor", "GET", f"{AUDIT}/resources/", False),
+        ("auditor", "GET", f"{AUDIT}/log", False),
+        ("auditor", "GET", f"{AUDIT}/entries/0", False),
+        ("auditor", "GET", AUDIT, False),
+        ("auditor", "POST", f"{AUDIT}/checkpoint", False),
+        ("auditor", "GET", f"{ADMIN}/team-a/x/y", False),
+        ("auditor", "GET", ADMIN, False),
     ],
 )
 def test_roles_by_resources(gate: AdminGate, key: SigningKey, clock: Any, role: str, method: str, path: str, covered: bool) -> None:
