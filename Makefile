@@ -24,9 +24,9 @@ heavy: setup
 	ENCLAVE_CC_PODS=50 ENCLAVE_CC_AT_ONCE=20 ENCLAVE_CC_KILLS=200 $(BIN)/python -m pytest -m "" tests/integration/containerd
 	ENCLAVE_CC_KILLS=500 $(BIN)/python -m pytest -m "" tests/integration/kbs/test_audit_kill.py
 
-# The same suite, in its usual numbers, against the containerd of later Debian releases (1.7, 2.x), which is unpacked and not installed.
+# The same suite, in its usual numbers, on containerd 1.7 and 2.x of later Debian releases, unpacked and not installed.
 containerds: setup
-	set -e; for binary in $$(tools/other_containerds.sh build/containerds); do \
+	set -e; binaries=$$(tools/other_containerds.sh build/containerds); for binary in $$binaries; do \
 		"$$binary" --version; \
 		ENCLAVE_CC_CONTAINERD=$$binary $(BIN)/python -m pytest -m "" tests/integration/containerd; \
 	done

@@ -92,7 +92,8 @@ def test_the_same_mounts_as_containerds_overlay(node: daemon.Node) -> None:
             named = [part.partition("/") for part in parts[1:]]
             return parts[0] + "".join(numbers.setdefault(n, f"<{len(numbers)}>") + slash + rest for n, slash, rest in named)
 
-        shapes.append([(m.type, shape(m.source), m.target, sorted(shape(o) for o in m.options)) for mounts in found for m in mounts])
+        made = [mount for mounts in found for mount in mounts]
+        shapes.append([(m.type, shape(m.source), m.target, sorted(map(shape, m.options))) for m in made])
         for key in ("same-v", "same-v1", "same-v2", "same-c", "same-2", "same-1"):
             client.remove(key)
         client.close()
