@@ -65,7 +65,8 @@ class Server:
 
     `deadline` bounds the arrival of a frame that has begun and the sending of an answer; `idle` how long a silent
     connection may stay (None: for ever, as containerd keeps its own). Above `max_connections` a new connection is
-    closed at once; above `max_calls` calls in flight a call is answered RESOURCE_EXHAUSTED.
+    closed at once; above `max_calls` calls in flight a call is answered RESOURCE_EXHAUSTED. `whole_errors`: errors carry
+    the detail that only our own peers can read; containerd 2 appends "proto: not found" to the text of one that has it.
     """
 
     def __init__(
@@ -77,9 +78,10 @@ class Server:
         idle: float | None = None,
         max_connections: int = 64,
         max_calls: int = 128,
+        whole_errors: bool = True,
         log: Callable[[str], None] = _log_to_stderr,
     ) -> None:
-        self.deadline, self.idle, self.log = deadline, idle, log
+        self.deadline, self.idle, self.log, self.whole_errors = deadline, idle, log, whole_errors
         self._services = services
         self._requested = address
         self._workers = Workers(max_calls)
@@ -204,10 +206,11 @@ class Server:
         try:
             answer = handler.handle(call) if isinstance(handler, WithCall) else handler(call.payload)
         except EnclaveCcError as error:
-            answer = status.from_error(error)
+            answer = status.from_error(error, whole=self.whole_errors)
         except Exception as error:  # noqa: BLE001 - a handler's bug must not take the server, nor its text the host
             self.log(f"ttrpc: {call.service}/{call.method}: {_where(error)}")
-            answer = status.from_error(UsageError("internal", f"{call.method} failed unexpectedly"))
+            fault = UsageError("internal", f"{call.method} failed unexpectedly")
+            answer = status.from_error(fault, whole=self.whole_errors)
         peer.answer(stream_id, answer)
 
 
@@ -255,7 +258,7 @@ class _Peer:
                     try:
                         encoded = self._connection.send_response(stream_id, answer)
                     except UsageError as error:
-                        encoded = self._connection.send_status(stream_id, status.from_error(error))
+                        encoded = self._connection.send_status(stream_id, status.from_error(error, whole=self._server.whole_errors))
                 self._send_locked(encoded)
         except OSError:
             self.close()

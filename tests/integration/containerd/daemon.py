@@ -25,7 +25,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+from enclave_cc.host.install import toml_text
 from enclave_cc.host.shim import launcher
 
 BIN = Path(sys.executable).parent
@@ -34,7 +36,7 @@ NAMESPACE = "k8s.io"  # CRI's
 
 # Plug-ins that would touch the machine (/opt) or complain about its file systems.
 _DISABLED = ("snapshotter.v1.aufs", "snapshotter.v1.btrfs", "snapshotter.v1.devmapper", "snapshotter.v1.zfs", "internal.v1.opt")
-_DISABLED += ("tracing.processor.v1.otlp", "internal.v1.tracing", "snapshotter.v1.native")
+_DISABLED += ("tracing.processor.v1.otlp", "internal.v1.tracing", "snapshotter.v1.native", "snapshotter.v1.erofs")
 
 
 @cache
@@ -48,20 +50,23 @@ def read_version(binary: str) -> tuple[int, int]:
 
 @dataclass
 class Node:
-    """`configuration`: the engine's config.toml, which shim and snapshotter read; `extra`: further lines of containerd's
-    configuration; `own_snapshotter`: whether ours is the node's, else overlayfs.
+    """`configuration`: the engine's config.toml, which shim and snapshotter read; `prepared`: whether containerd knows
+    enclave-cc, and its snapshotter runs; `schema`: the version of containerd's configuration file (0: the newest it has).
     """
 
     directory: Path
     registry_host: str
     configuration: Path | None = None
     pause: str = ""
-    extra: str = ""
-    own_snapshotter: bool = True
+    prepared: bool = True
+    schema: int = 0
     containerd_binary: str = os.environ.get("ENCLAVE_CC_CONTAINERD", "containerd")  # another version, with its shims beside it
     environment: dict[str, str] = field(default_factory=dict)
     containerd: subprocess.Popen[bytes] | None = None
     snapshotter: subprocess.Popen[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        self.schema = self.schema or (2 if self.version < (2, 0) else 3)
 
     @property
     def address(self) -> Path:
@@ -111,20 +116,24 @@ class Node:
     # --- life
 
     def start(self) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        beside = f"{Path(self.containerd_binary).parent}:" if "/" in self.containerd_binary else ""
+        self.lay_out()
         self.shim.parent.mkdir(exist_ok=True)
         self.shim.write_text(launcher.make_launcher())  # as `node setup` installs it
         self.shim.chmod(0o755)
+        if self.prepared:
+            self.start_snapshotter()
+        self.start_containerd()
+
+    def lay_out(self) -> None:
+        """Directory, images and configuration of a node whose daemons do not run yet."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        beside = f"{Path(self.containerd_binary).parent}:" if "/" in self.containerd_binary else ""
         self.environment = {**os.environ, "PATH": f"{self.shim.parent}:{BIN}:{beside}{os.environ['PATH']}"}
         if self.configuration is not None:
             self.environment["ENCLAVE_CC_CONFIG"] = str(self.configuration)
         self.pause = self.pause or push_pause(self.directory, self.registry_host)
         self._write_network()
         self.config_file.write_text(self.make_config())
-        if self.own_snapshotter:
-            self.start_snapshotter()
-        self.start_containerd()
 
     def start_snapshotter(self) -> None:
         words = ["--root", str(self.snapshots), "--address", str(self.snapshotter_socket), "--content", str(self.content)]
@@ -213,50 +222,50 @@ class Node:
     # --- configuration
 
     def make_config(self) -> str:
-        disabled = json.dumps([f"io.containerd.{name}" for name in _DISABLED])
-        cri = 'plugins."io.containerd.grpc.v1.cri"'
-        return f"""version = 2
-root = "{self.root}"
-state = "{self.state}"
-disabled_plugins = {disabled}
+        """The text of containerd's configuration file."""
+        document: dict[str, Any] = {
+            "version": self.schema,
+            "root": str(self.root),
+            "state": str(self.state),
+            "disabled_plugins": [f"io.containerd.{name}" for name in _DISABLED],
+            "grpc": {"address": str(self.address)},
+        }
+        if self.prepared:
+            proxy = {"type": "snapshot", "address": str(self.snapshotter_socket)}
+            exports = {"root": str(self.snapshots), "enable_remote_snapshot_annotations": "true"}
+            document["proxy_plugins"] = {SNAPSHOTTER: {**proxy, "exports": exports}}
+        nri = {"socket_path": str(self.directory / "nri.sock"), "plugin_path": str(self.directory / "nri")}
+        document["plugins"] = {
+            "io.containerd.nri.v1.nri": {"disable": self.version < (2, 0), **nri},  # as the version has it by default
+            **self.make_cri_sections(),
+        }
+        return toml_text.encode(document)
 
-[grpc]
-  address = "{self.address}"
-
-[proxy_plugins.{SNAPSHOTTER}]
-  type = "snapshot"
-  address = "{self.snapshotter_socket}"
-  exports = {{ root = "{self.snapshots}", enable_remote_snapshot_annotations = "true" }}
-
-[plugins."io.containerd.nri.v1.nri"]
-  disable = true
-
-[{cri}]
-  sandbox_image = "{self.pause}"
-  restrict_oom_score_adj = true
-  disable_apparmor = true
-  stream_server_address = "127.0.0.1"
-  stream_server_port = "0"
-
-[{cri}.cni]
-  bin_dir = "/usr/lib/cni"
-  conf_dir = "{self.directory / "net.d"}"
-
-[{cri}.containerd]
-  snapshotter = "{SNAPSHOTTER if self.own_snapshotter else "overlayfs"}"
-  disable_snapshot_annotations = false
-  default_runtime_name = "runc"
-
-[{cri}.containerd.runtimes.runc]
-  runtime_type = "io.containerd.runc.v2"
-
-[{cri}.containerd.runtimes.enclave-cc]
-  runtime_type = "io.containerd.rune.v2"
-  pod_annotations = ["enclave-cc.*"]
-  container_annotations = ["enclave-cc.*"]
-
-{self.extra}
-"""
+    def make_cri_sections(self) -> dict[str, Any]:
+        """CRI's plug-in, which is three from schema 3 on."""
+        streams = {"stream_server_address": "127.0.0.1", "stream_server_port": "0"}
+        programs = {"bin_dirs": ["/usr/lib/cni"]} if self.schema > 2 and self.version > (2, 0) else {"bin_dir": "/usr/lib/cni"}
+        cni = {**programs, "conf_dir": str(self.directory / "net.d")}
+        runtimes: dict[str, Any] = {"runc": {"runtime_type": "io.containerd.runc.v2"}}
+        images: dict[str, Any] = {}
+        if self.prepared:
+            words = ["enclave-cc.*"]
+            runtimes["enclave-cc"] = {
+                "runtime_type": "io.containerd.rune.v2",
+                "pod_annotations": words,
+                "container_annotations": words,
+            }
+            images = {"snapshotter": SNAPSHOTTER, "disable_snapshot_annotations": False}
+        containerd = {"default_runtime_name": "runc", "runtimes": runtimes}
+        runtime = {"restrict_oom_score_adj": True, "disable_apparmor": True, "cni": cni}
+        if self.schema < 3:
+            section = {"sandbox_image": self.pause, **streams, **runtime, "containerd": {**images, **containerd}}
+            return {"io.containerd.grpc.v1.cri": section}
+        return {
+            "io.containerd.grpc.v1.cri": streams,
+            "io.containerd.cri.v1.runtime": {**runtime, "containerd": containerd},
+            "io.containerd.cri.v1.images": {**images, "pinned_images": {"sandbox": self.pause}},
+        }
 
     def _write_network(self) -> None:
         """Point to point with host-local addresses: needs no bridge, leaves no interface."""

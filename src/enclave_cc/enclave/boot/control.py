@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import stat
 import time
 from collections.abc import Sequence
 
@@ -93,21 +92,22 @@ class Connection:
 
 
 class Listener:
-    """Listens on `path` (mode 0600)."""
+    """Listens on `path` (mode 0600), which is not there before it takes connections: the host waits for it to appear."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         try:
+            scratch = f"{path}.new"
             with contextlib.suppress(FileNotFoundError):
-                if stat.S_ISSOCK(os.lstat(path).st_mode):
-                    os.unlink(path)  # of an earlier boot init in the same directory
+                os.unlink(scratch)
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             mask = os.umask(0o177)
             try:
-                self._socket.bind(path)
+                self._socket.bind(scratch)
             finally:
                 os.umask(mask)
             self._socket.listen(CONNECTION_LIMIT)
+            os.rename(scratch, path)  # over that of an earlier boot init in the same directory
             self._socket.setblocking(False)
         except OSError as error:
             raise EnvironmentFault("environment", f"cannot listen on the control socket: {error.strerror}") from error

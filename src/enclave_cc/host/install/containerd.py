@@ -21,7 +21,7 @@ IMAGES = "io.containerd.cri.v1.images"
 
 @record
 class Containerd:
-    """`version`: major and minor. `schema`: the version of its configuration files, 1 to 3."""
+    """`version`: major and minor. `schema`: the version of configuration files that it reads its main file as, 1 to 3."""
 
     binary: str
     version: tuple[int, int]
@@ -120,6 +120,8 @@ def detect(binary: str, file: Path) -> Containerd:
     document = read(file)
     newest = 2 if version < (2, 0) else 3
     schema = document.get("version", 1 if file.exists() and document else newest)
+    if schema == 1 and newest == 3:
+        schema = 3  # 2.x takes an older one than 2 for its own, and passes over what it does not know in it
     if not isinstance(schema, int) or not 1 <= schema <= newest:
         raise UsageError("bad-config", f"{file}: version {foreign(schema)} is none that containerd {version[0]}.{version[1]} reads")
     return Containerd(binary, version, file, schema)

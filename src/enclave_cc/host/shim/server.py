@@ -75,7 +75,7 @@ def _serve(arguments: Arguments, group: str, listener: socket.socket, path: str,
             methods["Create"] = refuse
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.stopping.set())
-    server = Server(path, services, max_calls=_MAX_CALLS, log=lambda line: log.write("error", line))
+    server = Server(path, services, max_calls=_MAX_CALLS, whole_errors=False, log=lambda line: log.write("error", line))
     server.start(listener)
     _wait(service, sandbox, bundle)
     server.drain(_END_DEADLINE)  # the answer to Shutdown is under way

@@ -25,8 +25,10 @@ _NEAREST: dict[int, str] = {
 }
 
 
-def from_error(error: EnclaveCcError) -> pb.Status:
-    """The status that carries `error` whole."""
+def from_error(error: EnclaveCcError, *, whole: bool = True) -> pb.Status:
+    """The status that carries `error`; `whole`: with the detail that keeps its parts, which only our own peers can read."""
+    if not whole:
+        return make(error.row.ttrpc, str(error))
     detail = codec.encode(pb.ErrorDetail(code=error.code, what=error.what, fix=error.fix))
     return pb.Status(code=int(error.row.ttrpc), message=str(error), details=(pb.Any(pb.ERROR_DETAIL_URL, detail),))
 

@@ -107,6 +107,8 @@ def fake(tmp_path: Path, version: str) -> str:
         ("v2.1.9", "version = 3\n", (2, 1), 3),
         ("v2.0.0", "version = 2\n", (2, 0), 2),
         ("v2.2.0", None, (2, 2), 3),
+        ("v2.1.9", "[grpc]\n", (2, 1), 3),
+        ("v2.1.9", "version = 1\n", (2, 1), 3),
     ],
 )
 def test_detection(tmp_path: Path, printed: str, text: str | None, version: tuple[int, int], schema: int) -> None:
