@@ -56,10 +56,13 @@ def test_events_of_a_pod(kubelet: Kubelet, events: Events) -> None:
     container = pod.shell("exit 3")
     pod.wait(container)
     pod.end()
-    wait_until(lambda: "/tasks/delete" in events.topics(pod.id))
+    # runc's shim may end before it has sent its pod's last event (2.x, on a busy machine).
+    last = "/tasks/delete" if kubelet.handler == OURS else "/tasks/exit"
+    wait_until(lambda: last in events.topics(pod.id) and "/tasks/delete" in events.topics(container))
     life = ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]
     assert [topic for topic in events.topics(container) if topic in life] == life
-    assert [topic for topic in events.topics(pod.id) if topic in life][-2:] == life[-2:]
+    told = [topic for topic in events.topics(pod.id) if topic in life]
+    assert told == life or (kubelet.handler == RUNC and told == life[:-1])
     by_topic = dict(events.of(container))
     assert by_topic["/tasks/exit"]["exit_status"] == 3
     assert by_topic["/tasks/exit"]["id"] == container
