@@ -44,6 +44,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("kbs root", _OWNER + "kbs_root", "name the platform roots that the KBS trusts"),
     Command("kbs audit", _OWNER + "kbs_audit", "verify, export and prove the KBS's audit log"),
     Command("audit", _OWNER + "kbs_audit", "the same"),
+    Command("kbs rekey", _OWNER + "kbs_rekey", "change the key that resources are sealed under"),
     Command("resource", _OWNER + "resource", "set, get, list and remove resources in the KBS"),
     Command("policy", _OWNER + "policy", "set and get policies"),
     Command("policy lint", _OWNER + "policy_lint", "tell what is probably wrong with policies"),

@@ -75,6 +75,12 @@ TABLE: dict[str, Row] = {
     ),
     "kbs-unreachable": Row(8, Status.UNAVAILABLE, 502, "Check that the KBS runs and that [kbs] url names it."),
     "database-unreachable": Row(8, Status.UNAVAILABLE, 503, "Check that PostgreSQL runs, and [database] url in kbs.toml."),
+    "store-unreachable": Row(8, Status.UNAVAILABLE, 503, "Check that the resource back-end runs and that [resources] names it."),
+    "store-sealed": Row(8, Status.UNAVAILABLE, 503, "Unseal Vault; what it holds is unharmed."),
+    "store-denied": Row(
+        8, Status.PERMISSION_DENIED, 503, "Give the KBS the token, role or PIN, and the rights that docs/guides/resources.md lists."
+    ),
+    "store-failed": Row(8, Status.INTERNAL, 503, "The back-end holds or says something else than it should; see its log."),
     "agent-unreachable": Row(9, Status.UNAVAILABLE, 502, "Look into the agent's log with `enclave-cc logs --agent`."),
     "rpc-failed": Row(9, Status.INTERNAL, 502, "The message carries the peer's own words; see its log."),
     "runc-failed": Row(9, Status.INTERNAL, 500, "The message carries runc's own words; run `enclave-cc doctor`."),

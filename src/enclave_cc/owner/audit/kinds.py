@@ -12,6 +12,7 @@ from enclave_cc.wire.audit.entry import encode_document, is_kind, is_subject
 START, STOP = "start", "stop"
 ATTESTATION, RELEASE, DENIAL = "attestation", "release", "denial"
 RESOURCE_SET, RESOURCE_REMOVED, RESOURCE_READ = "resource-set", "resource-removed", "resource-read"
+RESOURCE_TAGGED, STORE_REKEYED = "resource-tagged", "store-rekeyed"
 POLICY_SET, POLICY_ACTIVATED = "policy-set", "policy-activated"
 REFERENCES_ADDED, REFERENCES_REPLACED, REFERENCES_REMOVED = (
     "reference-values-added",

@@ -16,6 +16,7 @@ from enclave_cc.owner.kbs.config import KbsConfig
 from enclave_cc.owner.kbs.decisions import DecisionLog, Log
 from enclave_cc.owner.kbs.directory import KbsDirectory
 from enclave_cc.owner.kbs.policies import PolicyStore
+from enclave_cc.owner.kbs.resource_stores import open_key_source, open_resources
 from enclave_cc.owner.kbs.roots import RootStore
 from enclave_cc.owner.kbs.routes import Routes
 from enclave_cc.owner.kbs.server import KbsServer, Limits, make_tls_context
@@ -25,7 +26,6 @@ from enclave_cc.owner.kbs.tokens import LEEWAY, TokenIssuer
 from enclave_cc.owner.kbs.trusted_issuers import TrustedIssuers
 from enclave_cc.owner.kbs.verifiers import make_verifiers
 from enclave_cc.owner.reference.store import ReferenceStore
-from enclave_cc.owner.resources.database_store import DatabaseResourceStore
 from enclave_cc.owner.storage import migration
 from enclave_cc.owner.storage.generations import Generations
 from enclave_cc.owner.storage.settings import open_database
@@ -34,8 +34,9 @@ from enclave_cc.owner.storage.settings import open_database
 @contextmanager
 def assemble(directory: KbsDirectory, config: KbsConfig, *, log_stream: IO[str] | None = None) -> Iterator[KbsServer]:
     """A server that is ready to start. Raises `UsageError` for what the directory or the database's schema lacks."""
-    store_key = directory.read_store_key()
     keys = audit_keys.read(directory.path)
+    store_keys = open_key_source(config.resources.key)
+    store_keys.check()
     token_keys = TokenKeys(lambda: read_key_set(directory.path), lifetime=config.token_lifetime + LEEWAY)
     trusted_issuers = TrustedIssuers(config.trusted_issuers)
     gate = config.admin.make_gate()
@@ -55,9 +56,9 @@ def assemble(directory: KbsDirectory, config: KbsConfig, *, log_stream: IO[str] 
             config.collateral, roots, lambda event, where, why: log.write(event, {"where": where, "why": why})
         )
         closing.callback(collateral.close)
-        resources = DatabaseResourceStore(database, store_key)
+        resources = closing.enter_context(open_resources(config.resources, store_keys, database, directory.path)).store
         broker = KeyBroker(
-            sessions=Sessions(database, store_key, lifetime=config.session_lifetime),
+            sessions=Sessions(database, store_keys.read()[0], lifetime=config.session_lifetime),
             verifiers=make_verifiers(
                 config.tees, config.plugins, roots=roots, collateral=collateral, directory=directory.path, log=log
             ),

@@ -15,6 +15,7 @@ from enclave_cc.errors import TABLE, EnvironmentFault, PeerError, UsageError
 from enclave_cc.owner.kbs import admin
 from enclave_cc.owner.kbs.directory import KbsDirectory
 from enclave_cc.owner.reference.values import ReferenceValue
+from enclave_cc.owner.resources.store import MAX_PAGE
 from enclave_cc.transport.https import HttpsClient, Response
 from enclave_cc.wire.rcar import canonical, messages
 from enclave_cc.wire.rcar.uri import ResourcePath
@@ -64,21 +65,45 @@ class AdminClient:
 
     # resources
 
-    def set_resource(self, path: str, value: bytes) -> None:
-        """Stores a new version of `repository/type/tag`; it is on the KBS's disk when this returns."""
-        self._request("POST", f"resource/{_check_path(path)}", value)
+    def set_resource(self, path: str, value: bytes, *, tags: Mapping[str, str] | None = None) -> int:
+        """Stores a new version of `repository/type/tag`; it is durable when this returns its number.
 
-    def get_resource(self, path: str) -> bytes:
-        """The latest value. Raises `UsageError("not-found")`."""
-        return self._request("GET", f"admin/resources/{_check_path(path)}").body
+        `tags` replace those of the path."""
+        query = "" if tags is None else "?" + urlencode({"tags": json.dumps(tags)})
+        answer = self._request("POST", f"resource/{_check_path(path)}{query}", value)
+        return _parse_version(answer)
+
+    def get_resource(self, path: str, version: int | None = None) -> bytes:
+        """The latest, or the given, value. Raises `UsageError("not-found")`."""
+        query = "" if version is None else f"?version={version}"
+        return self._request("GET", f"admin/resources/{_check_path(path)}{query}").body
 
     def delete_resource(self, path: str) -> None:
         """Raises `UsageError("not-found")`."""
         self._request("DELETE", f"resource/{_check_path(path)}")
 
-    def list_resources(self, prefix: str = "") -> list[dict[str, Any]]:
-        """{path, version, created, size} of each, sorted by path."""
-        return self._list("admin/resources", {"prefix": prefix})
+    def tag_resource(self, path: str, tags: Mapping[str, str | None]) -> dict[str, Any]:
+        """Sets tags, or takes them off (None); how the path is listed then. Raises `UsageError("not-found" | "usage")`."""
+        body = self._request("POST", f"admin/resources/{_check_path(path)}/tags", json.dumps(tags).encode()).body
+        return canonical.parse_object(body, "the resource")
+
+    def list_resources(self, prefix: str = "", *, tags: Mapping[str, str | None] | None = None) -> list[dict[str, Any]]:
+        """{path, version, created, size, author, tags} of each, sorted by path."""
+        found: list[dict[str, Any]] = []
+        query = {"prefix": prefix, "limit": str(MAX_PAGE)} | ({"tags": json.dumps(tags)} if tags else {})
+        while True:
+            page = canonical.parse_object(self._request("GET", f"admin/resources?{urlencode(query)}").body, "the listing")
+            found += _items_of(page)
+            following = page.get("next")
+            if following is None:
+                return found
+            if not isinstance(following, str) or following <= query.get("after", ""):
+                raise PeerError("kbs-protocol", "the KBS's listing does not go on")
+            query["after"] = following
+
+    def list_versions(self, path: str) -> list[dict[str, Any]]:
+        """{version, created, size, author, removed, removed_by} of each version kept, the newest first."""
+        return self._list(f"admin/resources/{_check_path(path)}/history", {})
 
     # policies
 
@@ -131,10 +156,7 @@ class AdminClient:
 
     def _list(self, path: str, query: Mapping[str, str]) -> list[dict[str, Any]]:
         body = self._request("GET", f"{path}?{urlencode(query)}").body
-        items = canonical.parse_object(body, "the listing").get("items")
-        if not isinstance(items, list):
-            raise PeerError("kbs-protocol", "the KBS's listing has no items")
-        return items
+        return _items_of(canonical.parse_object(body, "the listing"))
 
     def _send_json(self, path: str, value: object) -> None:
         self._request("POST", path, json.dumps(value).encode(), content_type="application/json")
@@ -151,6 +173,18 @@ class AdminClient:
 
 _OWNER_DEFAULTS = {"certificate": "kbs.crt", "admin_key": "admin.key", "role": "admin"}
 _OURS = ("not-found", "policy-invalid", "usage", "already-exists")
+
+
+def _items_of(listing: Mapping[str, Any]) -> list[dict[str, Any]]:
+    items = listing.get("items")
+    if not isinstance(items, list):
+        raise PeerError("kbs-protocol", "the KBS's listing has no items")
+    return items
+
+
+def _parse_version(answer: Response) -> int:
+    text = answer.header("resource-version") or ""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else 0  # 0: upstream's KBS does not say
 
 
 def _check_path(path: str) -> ResourcePath:

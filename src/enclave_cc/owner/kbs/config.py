@@ -10,6 +10,7 @@ from enclave_cc.owner.audit.log import Settings as AuditSettings
 from enclave_cc.owner.kbs.admin_settings import AdminSettings
 from enclave_cc.owner.kbs.collateral_settings import CollateralSettings
 from enclave_cc.owner.kbs.directory import KbsDirectory, split_listen
+from enclave_cc.owner.kbs.resource_settings import ResourceSettings
 from enclave_cc.owner.kbs.settings import Section
 from enclave_cc.owner.kbs.trusted_issuers import TrustedIssuerFiles
 from enclave_cc.owner.kbs.verifiers import PluginSettings, check_tees
@@ -35,6 +36,7 @@ class KbsConfig:
     audit: AuditSettings = field(default_factory=AuditSettings)
     collateral: CollateralSettings = field(default_factory=CollateralSettings)
     plugins: Mapping[str, PluginSettings] = field(default_factory=dict)
+    resources: ResourceSettings = field(default_factory=ResourceSettings)
 
     @classmethod
     def load(cls, directory: KbsDirectory) -> KbsConfig:
@@ -54,6 +56,7 @@ class KbsConfig:
                 TrustedIssuerFiles.read(name, trusted.inner(name, value), directory.path) for name, value in trusted.rest()
             ),
             admin=AdminSettings.read(reader.section("admin"), directory.path),
+            resources=ResourceSettings.read(reader.section("resources"), directory.path),
             database=DatabaseSettings(
                 url=reader.take("database", "url", str, DEFAULT_URL),
                 password_file=reader.take("database", "password_file", str, "") or None,
@@ -91,7 +94,7 @@ _SETTINGS = {
 }
 
 # Tables that have a reader of their own.
-_SECTIONS = {"admin", "collateral"}
+_SECTIONS = {"admin", "collateral", "resources"}
 
 
 class _Reader:

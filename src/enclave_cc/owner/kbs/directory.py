@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import os
 import shutil
@@ -72,15 +71,6 @@ class KbsDirectory:
 
     def read_admin_key(self, name: str = "admin.key") -> SigningKey:
         return SigningKey.from_pem(self._read(name))
-
-    def read_store_key(self) -> Secret:
-        try:
-            key = base64.b64decode(self._read("store.key").strip(), validate=True)
-        except binascii.Error as error:
-            raise UsageError("bad-config", f"{self.path / 'store.key'} is not base64") from error
-        if len(key) != 32:
-            raise UsageError("bad-config", f"{self.path / 'store.key'} is not 32 bytes")
-        return Secret(key)
 
     def read_certificate(self, name: str = "kbs.crt") -> str:
         return self._read(name).decode("ascii", "replace")
@@ -217,6 +207,28 @@ lock_timeout = 10        # seconds to wait for another writer
 [audit]
 checkpoint_every = 60    # seconds after which an append signs a checkpoint
 deadline = 30            # seconds that a request may wait for its entry to be on disk
+
+[resources]
+backend = "database"     # or the name of a table [resources.backends.NAME]
+max_value = 2097152      # bytes of one value
+
+[resources.key]          # seals values in the database and in files
+source = "file"          # "environment", or "pkcs11": the file then opens with a token only
+file = "store.key"
+# variable = "ENCLAVE_CC_STORE_KEY"
+# module = "/usr/lib/softhsm/libsofthsm2.so"
+# token = "..."          # the token's label; pin_file = "..." or pin_variable = "..."
+# label = "enclave-cc store key"
+
+# [resources.backends.NAME]
+# kind = "files"         # directory = "resources"
+# kind = "pkcs11"        # module, token, pin_file or pin_variable
+# kind = "vault"         # address = "https://...", version = 2, mount = "secret", path = "enclave-cc", ca = "vault.pem",
+#                        # namespace; token_file or token_variable, or role_id_file and secret_id_file (or ..._variable)
+# deadline = 10          # seconds for one request, with its repetitions
+
+# [resources.mounts."team-a/keys"]   # below this REPOSITORY, REPOSITORY/TYPE or REPOSITORY/TYPE/TAG
+# backend = "NAME"
 
 [admin]
 public_key = "admin.pub" # verifies admin tokens: Ed25519, P-256 or RSA

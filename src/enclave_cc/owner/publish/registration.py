@@ -34,7 +34,7 @@ _LOCK_WAIT = 60.0  # seconds
 class ResourceStore(Protocol):
     """The owner's side of a KBS's resources; `owner.kbs.client.AdminClient` is one."""
 
-    def set_resource(self, path: str, value: bytes) -> None: ...
+    def set_resource(self, path: str, value: bytes) -> object: ...
 
     def get_resource(self, path: str) -> bytes:
         """Raises `UsageError("not-found")`."""
