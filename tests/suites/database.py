@@ -112,7 +112,7 @@ class DatabaseSuite:
         def count(number: int) -> None:
             with databases[number % 2].write(lock="count") as one:
                 version = one.execute("SELECT max(version) FROM policy").fetchone()[0] or 0
-                one.execute("INSERT INTO policy VALUES ('p', ?, 0, '')", (version + 1,))
+                one.execute("INSERT INTO policy (id, version, created, text) VALUES ('p', ?, 0, '')", (version + 1,))
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(count, range(60)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -12,7 +13,10 @@ from typing import Any
 import pytest
 
 import enclave_cc
-from enclave_cc.owner.reference import bundle, bundle_closure
+from enclave_cc.crypto.signing_key import SigningKey
+from enclave_cc.errors import UsageError
+from enclave_cc.owner.publish import sign
+from enclave_cc.owner.reference import bundle, bundle_closure, bundle_provenance, statement
 from enclave_cc.simulator.bundle import list_files
 from enclave_cc.wire.sgx import manifest as enclave_manifest
 from enclave_cc.wire.sgx.identity import EnclaveIdentity
@@ -57,9 +61,34 @@ def agent(app: Path, key: Path) -> Path:
 def test_the_same_inputs_give_the_same_bytes_in_another_directory(app: Path, key: Path, tmp_path: Path) -> None:
     reference = build(tmp_path / "x" / "elsewhere", key, "app", seed="77")
     assert reference == json.loads((app / "reference.json").read_text())
-    compared = subprocess.run(["diff", "-r", "--no-dereference", app, tmp_path / "x/elsewhere"], capture_output=True, check=False)
+    command = ["diff", "-r", "--no-dereference", "--exclude=provenance.json", app, tmp_path / "x/elsewhere"]
+    compared = subprocess.run(command, capture_output=True, check=False)
     assert compared.stdout == b""
     assert compared.returncode == 0
+    statements = [json.loads((directory / "provenance.json").read_text()) for directory in (app, tmp_path / "x/elsewhere")]
+    for each in statements:  # when it was built is not of its bytes, and not measured
+        assert set(each["predicate"]["runDetails"].pop("metadata")) == {"startedOn", "finishedOn"}
+    assert statements[0] == statements[1]
+
+
+def test_a_signed_bundle_gives_reference_values_with_its_provenance(agent: Path, tmp_path: Path) -> None:
+    signer = SigningKey.generate()
+    (tmp_path / "ci.pem").write_bytes(signer.to_pem().reveal())
+    signed = bundle_provenance.sign_bundle(agent, sign.read_key(tmp_path / "ci.pem"))
+    (value,) = statement.verify(signed.read_bytes(), {"ci": signer.public})
+    reference = json.loads((agent / "reference.json").read_text())
+    assert (value.value, value.source["isv_svn"]) == (reference["mr_enclave"], reference["isv_svn"])
+    inputs = value.source["provenance"]["inputs"]
+    lock = bundle.default_payload() / "agent" / "requirements.txt"
+    assert inputs["lock:agent/requirements.txt"] == hashlib.sha256(lock.read_bytes()).hexdigest()
+    assert "bundle:app" in inputs
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("manifest.json", "reference.json"):
+        (other / name).write_bytes((agent / name).read_bytes())
+    (other / "provenance.json").write_bytes((agent.parent / "app" / "provenance.json").read_bytes())
+    with pytest.raises(UsageError, match="of another bundle"):
+        bundle_provenance.sign_bundle(other, signer)
 
 
 @pytest.mark.parametrize("role", ["app", "agent"])

@@ -14,11 +14,14 @@ ATTESTATION, RELEASE, DENIAL = "attestation", "release", "denial"
 RESOURCE_SET, RESOURCE_REMOVED, RESOURCE_READ = "resource-set", "resource-removed", "resource-read"
 RESOURCE_TAGGED, STORE_REKEYED = "resource-tagged", "store-rekeyed"
 POLICY_SET, POLICY_ACTIVATED = "policy-set", "policy-activated"
+POLICY_DRAFTED, POLICY_DEACTIVATED = "policy-drafted", "policy-deactivated"
 REFERENCES_ADDED, REFERENCES_REPLACED, REFERENCES_REMOVED = (
     "reference-values-added",
     "reference-values-replaced",
     "reference-values-removed",
 )
+REFERENCES_RETIRED, REFERENCES_RESTORED = "reference-values-retired", "reference-values-restored"
+REFERENCE_SIGNER_ADDED, REFERENCE_SIGNER_REMOVED = "reference-signer-added", "reference-signer-removed"
 ROOT_ADDED, ROOT_REMOVED, COLLATERAL_SET = "root-added", "root-removed", "collateral-set"
 LOCAL = {"local": True}
 """Who: a command on the KBS's own directory."""

@@ -78,6 +78,6 @@ def assemble(directory: KbsDirectory, config: KbsConfig, *, log_stream: IO[str] 
             rsa1_5=config.rsa1_5,
         )
         routes = Routes(broker, gate, resources, references, policies, roots, trail, DatabaseSource(database, trail.log.nodes))
-        trail.start(policies.list())
+        trail.start([(state.id, state.version) for state in policies.list() if state.version is not None])
         yield KbsServer(routes, Limits(config.request_deadline, config.body_limit), context)
         trail.stop()

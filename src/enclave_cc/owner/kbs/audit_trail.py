@@ -88,10 +88,10 @@ class AuditTrail:
         self._append(kind, {"by": who, **members}, subject=subject)
         self.events.write(kind, members if subject is None else {"resource": subject, **members})
 
-    def set_policy(self, by: Administrator | None, policy: Policy) -> None:
-        """As `change`, for a policy version that was made active."""
+    def set_policy(self, by: Administrator | None, policy: Policy, kind: str = kinds.POLICY_SET) -> None:
+        """As `change`, for a policy version that was stored or made active."""
         members = {"policy": policy.id, "version": policy.version, "digest": policy.digest}
-        self.change(kinds.POLICY_SET, by, members, subject=_find_scope(policy.id))
+        self.change(kind, by, members, subject=_find_scope(policy.id))
 
     def _append(self, kind: str, document: Mapping[str, Any], **ids: str | None) -> None:
         self.log.append(Draft.make(kind, document, **ids))

@@ -199,7 +199,7 @@ class KeyBroker:
             who["attestation"] = claims["jti"]
         # 2
         try:
-            verdict = release.decide(self.policies.get(defaults.RELEASE_ID), claims, request, self.references)
+            verdict = release.decide(self.policies.find_release(request.segments), claims, request, self.references)
         except UsageError as error:  # a policy that fails to evaluate denies
             reason = Reason(str(request), error.what, "a policy that evaluates", defaults.RELEASE_ID, advice=error.fix)
             self.trail.deny(decision, path, "kbs-denied", **who)

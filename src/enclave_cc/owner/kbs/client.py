@@ -107,24 +107,52 @@ class AdminClient:
 
     # policies
 
-    def set_policy(self, kind: str, text: str) -> None:
-        """Activates a "release" or "attestation" policy. Raises `UsageError("policy-invalid")`, changing nothing."""
+    def set_policy(self, policy: str, text: str, *, draft: bool = False, note: str = "") -> dict[str, Any]:
+        """Activates a version of "release", "attestation" or a policy id, or keeps it as a draft: {id, version, digest}.
+        Raises `UsageError("policy-invalid")`, changing nothing."""
         encoded = base64.urlsafe_b64encode(text.encode()).rstrip(b"=").decode()
-        if kind == "release":
-            self._send_json("resource-policy", {"policy": encoded})
-        else:
-            self._send_json("attestation-policy", {"type": "rego", "policy_id": "default_cpu", "policy": encoded})
+        body = {"policy": encoded, "draft": draft, "note": note}
+        return self._post_object(f"admin/policies/{_policy_path(policy)}", body)
 
-    def get_policy(self, kind: str) -> dict[str, Any]:
-        """{id, version, text} of the active "release" or "attestation" policy."""
-        name = "resource-policy" if kind == "release" else "default_cpu"
-        return canonical.parse_object(self._request("GET", f"admin/policies/{name}").body, "the policy")
+    def get_policy(self, policy: str, version: int | None = None) -> dict[str, Any]:
+        """{id, version, digest, text} of the active version, or the one named."""
+        query = "" if version is None else f"?version={version}"
+        return canonical.parse_object(self._request("GET", f"admin/policies/{_policy_path(policy)}{query}").body, "the policy")
+
+    def list_policies(self) -> list[dict[str, Any]]:
+        """{id, version, newest, activated, activated_by} of each."""
+        return self._list("admin/policies", {})
+
+    def list_policy_versions(self, policy: str) -> list[dict[str, Any]]:
+        """{version, created, author, note, digest, active, activations}, the newest first."""
+        return self._list(f"admin/policies/{_policy_path(policy)}", {"history": "1"})
+
+    def activate_policies(self, wanted: Mapping[str, int | None]) -> dict[str, int]:
+        """All at once or none; None stands for the newest version. Returns the versions."""
+        body = {"activate": {policy_id(name): version for name, version in wanted.items()}}
+        active: dict[str, int] = self._post_object("admin/policy-activations", body)["active"]
+        return active
+
+    def roll_back_policy(self, policy: str) -> dict[str, int]:
+        active: dict[str, int] = self._post_object("admin/policy-activations", {"roll_back": policy_id(policy)})["active"]
+        return active
+
+    def deactivate_policy(self, policy: str) -> None:
+        """Ends a path's own release policy."""
+        self._request("DELETE", f"admin/policies/{_policy_path(policy)}")
 
     # reference values
 
-    def add_reference_values(self, values: Sequence[ReferenceValue]) -> None:
-        """Adds each to its name; all or none."""
-        self._send_json("admin/reference-values", {"values": [value.to_json() for value in values]})
+    def add_reference_values(self, values: Sequence[ReferenceValue], *, replace: bool = False) -> None:
+        """Adds each to its name, or replaces what the names stand for; all or none."""
+        self._send_json("admin/reference-values", {"values": [value.to_json() for value in values], "replace": replace})
+
+    def add_signed_statement(self, envelope: bytes, *, by_signer: bool = False, expires: int | None = None) -> list[ReferenceValue]:
+        """Adds what a statement says that a key known to the KBS signed. Raises `PeerError("signature-untrusted")`."""
+        query = ({"by_signer": "1"} if by_signer else {}) | ({} if expires is None else {"expires": str(expires)})
+        path = "admin/reference-values/signed" + (f"?{urlencode(query)}" if query else "")
+        items = canonical.parse_object(self._request("POST", path, envelope).body, "the answer").get("items")
+        return [ReferenceValue.from_json(item) for item in items] if isinstance(items, list) else []
 
     def send_rvps_message(self, message: bytes) -> None:
         """Registers an RVPS message as upstream's KBS takes it: it replaces what its names stood for."""
@@ -137,6 +165,25 @@ class AdminClient:
         """One value, or everything, under `name`. Raises `UsageError("not-found")`."""
         query = {"name": name} | ({} if value is None else {"value": json.dumps(value)})
         self._request("DELETE", "admin/reference-values?" + urlencode(query))
+
+    def retire_reference_value(self, name: str, value: Any = None, *, reason: str = "") -> int:
+        """Returns how many. Raises `UsageError`: "not-found" or "wrong-state"."""
+        return int(self._post_object("admin/reference-values/retire", {"name": name, "value": value, "reason": reason})["count"])
+
+    def restore_reference_value(self, name: str, value: Any = None) -> int:
+        """Returns how many. Raises `UsageError`: "not-found" or "wrong-state"."""
+        return int(self._post_object("admin/reference-values/restore", {"name": name, "value": value})["count"])
+
+    def list_reference_signers(self) -> list[dict[str, Any]]:
+        """{name, key_id, pem, added, added_by} of each builder's key."""
+        return self._list("admin/reference-signers", {})
+
+    def add_reference_signer(self, name: str, pem: str) -> dict[str, Any]:
+        """{name, key_id}. Raises `UsageError("already-exists")`."""
+        return self._post_object("admin/reference-signers", {"name": name, "pem": pem})
+
+    def remove_reference_signer(self, name: str) -> None:
+        self._request("DELETE", f"admin/reference-signers/{quote(name, safe='')}")
 
     # decisions and roots
 
@@ -158,8 +205,11 @@ class AdminClient:
         body = self._request("GET", f"{path}?{urlencode(query)}").body
         return _items_of(canonical.parse_object(body, "the listing"))
 
-    def _send_json(self, path: str, value: object) -> None:
-        self._request("POST", path, json.dumps(value).encode(), content_type="application/json")
+    def _send_json(self, path: str, value: object) -> Response:
+        return self._request("POST", path, json.dumps(value).encode(), content_type="application/json")
+
+    def _post_object(self, path: str, value: object) -> dict[str, Any]:
+        return canonical.parse_object(self._send_json(path, value).body, "the KBS's answer")
 
     def _request(self, method: str, path: str, body: bytes | None = None, *, content_type: str | None = None) -> Response:
         headers = {"Authorization": f"Bearer {admin.issue_token(self._key, self._role, time.time())}"}
@@ -172,7 +222,16 @@ class AdminClient:
 
 
 _OWNER_DEFAULTS = {"certificate": "kbs.crt", "admin_key": "admin.key", "role": "admin"}
-_OURS = ("not-found", "policy-invalid", "usage", "already-exists")
+_OURS = ("not-found", "policy-invalid", "usage", "already-exists", "wrong-state")
+
+
+def policy_id(name: str) -> str:
+    """The id of "release", "attestation" or of a policy that is named by its id."""
+    return {"release": "resource-policy", "attestation": "default_cpu"}.get(name, name)
+
+
+def _policy_path(name: str) -> str:
+    return quote(policy_id(name), safe="/")
 
 
 def _items_of(listing: Mapping[str, Any]) -> list[dict[str, Any]]:

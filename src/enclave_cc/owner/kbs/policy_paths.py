@@ -8,13 +8,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from enclave_cc.errors import PeerError
+from enclave_cc.owner.audit import kinds
 from enclave_cc.owner.kbs.audit_trail import AuditTrail
 from enclave_cc.owner.kbs.http import HttpAnswer, items_answer, json_answer
 from enclave_cc.owner.kbs.policies import PolicyStore
 from enclave_cc.owner.kbs.routing import Call, Route
 from enclave_cc.owner.policy import defaults
+from enclave_cc.owner.policy.rego import Policy
 from enclave_cc.record import record
 from enclave_cc.wire.rcar import canonical, messages
+
+_ADMIN = f"{messages.PREFIX}/admin/policies"
+MAX_VERSION = (1 << 31) - 1
 
 
 @record
@@ -27,13 +32,16 @@ class PolicyPaths:
             Route("GET", f"{messages.PREFIX}/resource-policy", self._list_release_policies),
             Route("POST", f"{messages.PREFIX}/resource-policy", self._set_release_policy),
             Route("POST", f"{messages.PREFIX}/attestation-policy", self._set_attestation_policy),
-            Route("GET", f"{messages.PREFIX}/admin/policies", self._list),
-            Route("GET", f"{messages.PREFIX}/admin/policies/{{id}}", self._read),
+            Route("GET", _ADMIN, self._list),
+            Route("GET", f"{_ADMIN}/{{id*}}", self._read),
+            Route("POST", f"{_ADMIN}/{{id*}}", self._write),
+            Route("DELETE", f"{_ADMIN}/{{id*}}", self._deactivate),
+            Route("POST", f"{messages.PREFIX}/admin/policy-activations", self._activate),
         )
 
     def _list_release_policies(self, _: Call) -> HttpAnswer:
         # Upstream lists the ids of its policies here, not their text.
-        return json_answer([policy_id for policy_id, _ in self.policies.list() if policy_id == defaults.RELEASE_ID])
+        return json_answer([state.id for state in self.policies.list() if state.id == defaults.RELEASE_ID])
 
     def _set_release_policy(self, call: Call) -> HttpAnswer:
         self._set(call, defaults.RELEASE_ID, canonical.parse_object(call.body, "the policy request"))
@@ -49,7 +57,7 @@ class PolicyPaths:
         self._set(call, policy_id, body)
         return HttpAnswer()
 
-    def _set(self, call: Call, policy_id: str, body: Mapping[str, Any]) -> None:
+    def _set(self, call: Call, policy_id: str, body: Mapping[str, Any], *, draft: bool = False) -> Policy:
         encoded = canonical.take_text(body, "policy", "the policy request")
         try:
             # kbs-client sends no padding; some callers of its API do.
@@ -57,11 +65,59 @@ class PolicyPaths:
             text = raw.decode()
         except (binascii.Error, ValueError) as error:
             raise PeerError("malformed", "the policy is not base64url of UTF-8 text") from error
-        self.trail.set_policy(call.administrator, self.policies.set(policy_id, text))
+        note = body.get("note", "")
+        if not isinstance(note, str):
+            raise PeerError("malformed", "the policy's note is no text")
+        write = self.policies.add if draft else self.policies.set
+        policy = write(policy_id, text, by=call.actor, note=note)
+        self.trail.set_policy(call.administrator, policy, kinds.POLICY_DRAFTED if draft else kinds.POLICY_SET)
+        return policy
 
     def _list(self, _: Call) -> HttpAnswer:
-        return items_answer([{"id": policy_id, "version": version} for policy_id, version in self.policies.list()])
+        return items_answer([state.to_json() for state in self.policies.list()])
 
     def _read(self, call: Call) -> HttpAnswer:
-        policy = self.policies.get(call.parameters["id"])
-        return json_answer({"id": policy.id, "version": policy.version, "digest": policy.digest, "text": policy.text})
+        policy_id, query = call.parameters["id"], call.request.query
+        if "history" in query:
+            return items_answer([version.to_json() for version in self.policies.history(policy_id)])
+        wanted = query.get("version")
+        if wanted is not None and (not wanted.isdecimal() or not 1 <= int(wanted[:12]) <= MAX_VERSION):
+            raise PeerError("malformed", "a version is a number from 1 on")
+        policy = self.policies.get(policy_id, None if wanted is None else int(wanted))
+        return json_answer(_to_json(policy))
+
+    def _write(self, call: Call) -> HttpAnswer:
+        body = canonical.parse_object(call.body, "the policy request")
+        draft = body.get("draft", False)
+        if not isinstance(draft, bool):
+            raise PeerError("malformed", "draft is true or false")
+        policy = self._set(call, call.parameters["id"], body, draft=draft)
+        return json_answer({"id": policy.id, "version": policy.version, "digest": policy.digest, "active": not draft})
+
+    def _deactivate(self, call: Call) -> HttpAnswer:
+        policy_id = call.parameters["id"]
+        self.policies.deactivate(policy_id, by=call.actor)
+        self.trail.change(kinds.POLICY_DEACTIVATED, call.administrator, {"policy": policy_id})
+        return HttpAnswer()
+
+    def _activate(self, call: Call) -> HttpAnswer:
+        """{"activate": {id: version or null, ...}}, or {"roll_back": id}."""
+        body = canonical.parse_object(call.body, "the activation")
+        if "roll_back" in body:
+            policy_id = canonical.take_text(body, "roll_back", "the activation")
+            chosen = {policy_id: self.policies.roll_back(policy_id, by=call.actor)}
+        else:
+            wanted = canonical.take_object(body, "activate", "the activation")
+            for version in wanted.values():
+                if version is not None and (type(version) is not int or not 1 <= version <= MAX_VERSION):
+                    raise PeerError("malformed", "a version is a number from 1 on, or null for the newest")
+            if not wanted:
+                raise PeerError("malformed", "the activation names no policy")
+            chosen = self.policies.activate(wanted, by=call.actor)
+        for policy_id, version in chosen.items():
+            self.trail.set_policy(call.administrator, self.policies.get(policy_id, version), kinds.POLICY_ACTIVATED)
+        return json_answer({"active": chosen})
+
+
+def _to_json(policy: Policy) -> dict[str, Any]:
+    return {"id": policy.id, "version": policy.version, "digest": policy.digest, "text": policy.text}

@@ -28,6 +28,11 @@ class Call:
         return self.request.body
 
     @property
+    def actor(self) -> str:
+        """Whose name goes beside a change: the subject of the admin token."""
+        return "" if self.administrator is None else self.administrator.subject or self.administrator.role
+
+    @property
     def scope(self) -> Role:
         """What the administrator's role covers; nothing, when there is none."""
         return Role() if self.administrator is None else self.administrator.scope

@@ -43,7 +43,11 @@ class Policy:
     @property
     def digest(self) -> str:
         """SHA-384 of the text, as upstream names a policy."""
-        return hashlib.sha384(self.text.encode()).hexdigest()
+        return self.digest_of(self.text)
+
+    @staticmethod
+    def digest_of(text: str) -> str:
+        return hashlib.sha384(text.encode()).hexdigest()
 
 
 @record

@@ -1,6 +1,7 @@
 """Builds the agent and the app bundle: root file system, manifest, SIGSTRUCT and reference values.
 
-A bundle directory holds `rootfs/`, `manifest.json` (what is measured), `sigstruct.bin` and `reference.json`. The
+A bundle directory holds `rootfs/`, `manifest.json` (what is measured), `sigstruct.bin`, `reference.json` and
+`provenance.json` (`bundle_provenance`). The
 measurement covers bytes, modes and paths only, and every input is fixed (Debian's packages, hash-locked wheels, our
 source): the same inputs give the same MRENCLAVE in any directory, on any machine.
 
@@ -14,12 +15,13 @@ import hashlib
 import json
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import enclave_cc
 from enclave_cc.crypto.rsa3072 import SigningKey
 from enclave_cc.errors import EnvironmentFault, UsageError
-from enclave_cc.owner.reference import bundle_bytecode, bundle_closure, bundle_python, bundle_wheels
+from enclave_cc.owner.reference import bundle_bytecode, bundle_closure, bundle_provenance, bundle_python, bundle_wheels
 from enclave_cc.owner.reference.bundle_tree import BundleTree
 from enclave_cc.record import record
 from enclave_cc.wire.sgx import manifest as enclave_manifest
@@ -58,6 +60,7 @@ class BundleInputs:
     debug: bool = False
     isv_svn: int = 1
     wheel_cache: Path | None = None
+    builder: str = bundle_provenance.DEFAULT_BUILDER
 
     def __post_init__(self) -> None:
         if self.role not in PRODUCT_IDS:
@@ -87,6 +90,7 @@ def build_bundle(inputs: BundleInputs, out: Path) -> dict[str, object]:
     """
     if out.exists() and not (out / "reference.json").is_file() and any(out.iterdir()):
         raise UsageError("already-exists", f"{out} is there and is no bundle", "Choose another --out.")
+    started = int(time.time())
     key = _load_key(inputs.key)
     tree = build_tree(inputs, key)
     manifest = build_manifest(inputs.role, tree)
@@ -122,6 +126,16 @@ def build_bundle(inputs: BundleInputs, out: Path) -> dict[str, object]:
         (scratch / "manifest.json").write_bytes(encoded)
         (scratch / "sigstruct.bin").write_bytes(signed.encode())
         (scratch / "reference.json").write_text(json.dumps(reference, indent=2, sort_keys=True) + "\n")
+        build = bundle_provenance.make_build(
+            reference,
+            inputs.payload / inputs.role / "requirements.txt",
+            inputs.app,
+            builder=inputs.builder,
+            started=started,
+            finished=int(time.time()),
+        )
+        provenance = bundle_provenance.make_statement(scratch, reference, build)
+        (scratch / bundle_provenance.PROVENANCE_FILE).write_text(json.dumps(provenance, indent=2, sort_keys=True) + "\n")
         _replace(scratch, out)
     except OSError as error:
         raise EnvironmentFault("environment", f"the bundle cannot be written to {out}: {error.strerror}") from error

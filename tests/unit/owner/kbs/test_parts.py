@@ -37,7 +37,7 @@ def test_policy_versions(database: Database, clock: Any) -> None:
     policies = PolicyStore(database, now=clock)
     policies.install_defaults()
     policies.install_defaults()
-    assert policies.list() == [("default_cpu", 1), ("resource-policy", 1)]
+    assert [(state.id, state.version) for state in policies.list()] == [("default_cpu", 1), ("resource-policy", 1)]
     assert policies.get("resource-policy") is policies.get("resource-policy")
     policies.set("resource-policy", "package policy\ndefault allow := false\n")
     assert policies.get("resource-policy").version == 2
