@@ -96,12 +96,15 @@ class Kbs:
     process: subprocess.Popen[bytes] | None = None
     url: str = ""
     clients: list[KbsClient] = field(default_factory=list)
+    words: tuple[str, ...] = ()  # more arguments of `kbs serve`
 
     def start(self) -> None:
         listen = self.url.removeprefix("https://") or "127.0.0.1:0"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [ENCLAVE_CC, "kbs", "serve", "--dir", str(self.directory), "--listen", listen], stdout=subprocess.PIPE, stderr=log
+                [ENCLAVE_CC, "kbs", "serve", "--dir", str(self.directory), "--listen", listen, *self.words],
+                stdout=subprocess.PIPE,
+                stderr=log,
             )
         assert self.process.stdout is not None
         line = self.process.stdout.readline().decode()
@@ -113,7 +116,7 @@ class Kbs:
         assert self.process is not None
         assert self.process.stdout is not None
         self.process.send_signal(number)
-        code = self.process.wait(20)
+        code = self.process.wait(60)
         self.process.stdout.close()
         return code
 
@@ -165,9 +168,10 @@ def platform_of(machine: SimulatedMachine) -> Callable[..., EnclavePlatform]:
     return lambda on=machine, **members: EnclavePlatform(on, make_identity(**members))
 
 
-def make_kbs(base: Path, machine: SimulatedMachine) -> Kbs:
+def make_kbs(base: Path, machine: SimulatedMachine, *, database: str | None = None) -> Kbs:
     kbs = Kbs(base / "kbs", base / "log")
-    kbs.cli("kbs", "init", "--listen", "127.0.0.1:0")
+    kbs.cli("kbs", "init", "--listen", "127.0.0.1:0", *(("--database", database) if database else ()))
+    kbs.cli("kbs", "migrate")
     root, collateral = base / "root.pem", base / "collateral.json"
     root.write_text(machine.root_certificate_pem())
     collateral.write_bytes(machine.collateral(int(time.time())).encode())
@@ -187,5 +191,5 @@ def kbs(tmp_path_factory: pytest.TempPathFactory, machine: SimulatedMachine) -> 
 
 
 @pytest.fixture(scope="session")
-def new_kbs() -> Callable[[Path, SimulatedMachine], Kbs]:
+def new_kbs() -> Callable[..., Kbs]:
     return make_kbs

@@ -16,10 +16,11 @@ from enclave_cc.owner.kbs.config import KbsConfig
 from enclave_cc.owner.kbs.decisions import DecisionLog, Log
 from enclave_cc.owner.kbs.directory import KbsDirectory
 from enclave_cc.owner.kbs.policies import PolicyStore
+from enclave_cc.owner.kbs.readiness import Readiness
 from enclave_cc.owner.kbs.resource_stores import open_key_source, open_resources
 from enclave_cc.owner.kbs.roots import RootStore
 from enclave_cc.owner.kbs.routes import Routes
-from enclave_cc.owner.kbs.server import KbsServer, Limits, make_tls_context
+from enclave_cc.owner.kbs.server import KbsServer, make_tls_context
 from enclave_cc.owner.kbs.sessions import Sessions
 from enclave_cc.owner.kbs.token_keys import TokenKeys, read_key_set
 from enclave_cc.owner.kbs.tokens import LEEWAY, TokenIssuer
@@ -77,7 +78,8 @@ def assemble(directory: KbsDirectory, config: KbsConfig, *, log_stream: IO[str] 
             identities=directory.read_identities(),
             rsa1_5=config.rsa1_5,
         )
-        routes = Routes(broker, gate, resources, references, policies, roots, trail, DatabaseSource(database, trail.log.nodes))
+        audit = DatabaseSource(database, trail.log.nodes)
+        routes = Routes(broker, gate, resources, references, policies, roots, trail, audit, Readiness(database))
         trail.start([(state.id, state.version) for state in policies.list() if state.version is not None])
-        yield KbsServer(routes, Limits(config.request_deadline, config.body_limit), context)
+        yield KbsServer(routes, config.limits, context)
         trail.stop()

@@ -10,6 +10,7 @@ from enclave_cc.owner.audit.log import Settings as AuditSettings
 from enclave_cc.owner.kbs.admin_settings import AdminSettings
 from enclave_cc.owner.kbs.collateral_settings import CollateralSettings
 from enclave_cc.owner.kbs.directory import KbsDirectory, split_listen
+from enclave_cc.owner.kbs.limits import Limits
 from enclave_cc.owner.kbs.resource_settings import ResourceSettings
 from enclave_cc.owner.kbs.settings import Section
 from enclave_cc.owner.kbs.trusted_issuers import TrustedIssuerFiles
@@ -23,8 +24,7 @@ class KbsConfig:
     """Seconds and bytes where numbers; see the comments in the file that `kbs init` writes."""
 
     listen: tuple[str, int]
-    request_deadline: float = 30.0
-    body_limit: int = 2 * 1024 * 1024
+    limits: Limits = field(default_factory=Limits)
     session_lifetime: int = 300
     token_issuer: str = "enclave-cc KBS"  # noqa: S105 (a name, not a secret)
     token_lifetime: int = 300
@@ -45,8 +45,13 @@ class KbsConfig:
         trusted, plugins = reader.section("token", "trusted"), reader.section("attestation", "plugins")
         config = cls(
             listen=split_listen(reader.take("server", "listen", str)),
-            request_deadline=float(reader.take("server", "request_deadline", int, 30)),
-            body_limit=reader.take("server", "body_limit", int, 2 * 1024 * 1024),
+            limits=Limits(
+                request_deadline=float(reader.take("server", "request_deadline", int, 30)),
+                body_limit=reader.take("server", "body_limit", int, 2 * 1024 * 1024),
+                end_deadline=float(reader.take("server", "end_deadline", int, 30)),
+                end_delay=float(reader.take("server", "end_delay", int, 0)),
+                end_idle=float(reader.take("server", "end_idle", int, 2)),
+            ),
             session_lifetime=reader.take("session", "lifetime", int, 300),
             token_issuer=reader.take("token", "issuer", str, "enclave-cc KBS"),
             token_lifetime=reader.take("token", "lifetime", int, 300),
@@ -73,19 +78,22 @@ class KbsConfig:
             plugins={name: PluginSettings.read(plugins.inner(name, value)) for name, value in plugins.rest()},
         )
         check_tees(config.tees, config.plugins, reader.section("attestation"))
-        numbers = [config.request_deadline, config.body_limit, config.session_lifetime, config.token_lifetime]
+        limits = config.limits
+        numbers = [limits.request_deadline, limits.body_limit, limits.end_deadline, config.session_lifetime, config.token_lifetime]
         database = config.database
         numbers += [database.pool, database.connect_timeout, database.statement_timeout, database.lock_timeout]
         numbers += [config.audit.checkpoint_every, config.audit.deadline]
         for number in numbers:
             if number <= 0:
                 raise UsageError("bad-config", f"{directory.configuration}: numbers must be above 0")
+        if min(limits.end_delay, limits.end_idle) < 0:
+            raise UsageError("bad-config", f"{directory.configuration}: end_delay and end_idle are 0 or more")
         reader.check_unknown()
         return config
 
 
 _SETTINGS = {
-    "server": {"listen", "request_deadline", "body_limit"},
+    "server": {"listen", "request_deadline", "body_limit", "end_deadline", "end_delay", "end_idle"},
     "session": {"lifetime"},
     "token": {"issuer", "lifetime", "trusted"},
     "attestation": {"tees", "rsa1_5", "plugins"},

@@ -178,6 +178,9 @@ _KBS_TOML = """\
 listen = {listen}
 request_deadline = 30    # seconds to send one request, or to stay idle between two
 body_limit = 2097152     # bytes
+end_deadline = 30        # seconds that requests have to end in after SIGTERM
+end_delay = 0            # seconds to go on as before but for /readyz, until a balancer has noticed
+end_idle = 2             # seconds that a connection must have been idle before it is closed in the end
 
 [session]
 lifetime = 300           # seconds from the challenge on

@@ -18,6 +18,7 @@ from enclave_cc.owner.kbs.http import TEXT, HttpAnswer, HttpRequest, PathUnknown
 from enclave_cc.owner.kbs.policies import PolicyStore
 from enclave_cc.owner.kbs.policy_paths import PolicyPaths
 from enclave_cc.owner.kbs.problems import problem_answer
+from enclave_cc.owner.kbs.readiness import Readiness
 from enclave_cc.owner.kbs.reference_paths import ReferencePaths
 from enclave_cc.owner.kbs.resource_paths import ResourcePaths
 from enclave_cc.owner.kbs.roots import RootStore
@@ -40,14 +41,17 @@ class Routes:
         roots: RootStore,
         trail: AuditTrail,
         audit: DatabaseSource,
+        readiness: Readiness,
     ) -> None:
         self.broker = broker
         self.roots = roots
         self.log = trail.events
+        self.readiness = readiness
         self._gate = gate
         self.table = Table(
             (
                 Route("GET", "/healthz", lambda _: HttpAnswer(content_type=TEXT), PUBLIC),
+                *readiness.routes(),
                 *AttesterPaths(broker).routes(),
                 *ResourcePaths(resources, trail).routes(),
                 *PolicyPaths(policies, trail).routes(),

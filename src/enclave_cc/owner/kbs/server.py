@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import ssl
 import sys
 import time
@@ -17,26 +18,22 @@ from typing import Any
 
 from aiohttp import web
 
-from enclave_cc.errors import EnvironmentFault, PeerError, UsageError
+from enclave_cc.errors import PeerError, UsageError
 from enclave_cc.owner.kbs.http import HttpAnswer, HttpRequest
+from enclave_cc.owner.kbs.limits import Limits
 from enclave_cc.owner.kbs.problems import problem_answer
 from enclave_cc.owner.kbs.routes import Routes
-from enclave_cc.record import record
+from enclave_cc.owner.kbs.workers import BACKLOG, explain_listen
 from enclave_cc.wire.rcar import messages
 
 HANDSHAKE_SECONDS = 10.0
-SHUTDOWN_SECONDS = 10.0
+# What is left at the end of `end_deadline` is cut off.
+SHUTDOWN_SECONDS = 1.0
+# A worker that takes few connections at once leaves the others to its siblings.
+_ACCEPT_AT_ONCE = 4
 MAX_CONNECTIONS = 2048
 # Quote verification, signatures and SQLite release the GIL; more threads than that only wait for each other.
 _WORKERS = min(32, (os.cpu_count() or 1) + 2)
-
-
-@record
-class Limits:
-    """`request_deadline`: seconds for a request to come in whole, and for a connection to stay idle."""
-
-    request_deadline: float = 30.0
-    body_limit: int = 2 * 1024 * 1024
 
 
 @dataclass
@@ -49,11 +46,13 @@ class KbsServer:
     url: str = ""
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_WORKERS, "kbs"))
     _quiet_since: dict[Any, float] = field(default_factory=dict)
+    _unasked: set[Any] = field(default_factory=set)  # connections that sent no request yet, perhaps in their handshake
     _running: int = 0
     _stopping: bool = False
 
-    async def start(self, host: str, port: int) -> None:
-        """Raises `EnvironmentFault("environment")` when the address is taken or not ours."""
+    async def start(self, host: str, port: int, listener: socket.socket | None = None) -> None:
+        """Listens, on `listener` if there is one. Raises `EnvironmentFault("environment")` when the address is taken or
+        not ours."""
         app = web.Application(client_max_size=self.limits.body_limit)
         app.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(
@@ -66,32 +65,51 @@ class KbsServer:
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         try:
-            self._server = await loop.create_server(
-                self._make_connection, host, port, ssl=self.context, backlog=512, ssl_handshake_timeout=HANDSHAKE_SECONDS
-            )
+            if listener is None:
+                self._server = await loop.create_server(
+                    self._make_connection, host, port, ssl=self.context, backlog=BACKLOG, ssl_handshake_timeout=HANDSHAKE_SECONDS
+                )
+            else:
+                await loop.run_in_executor(self._pool, self.routes.broker.warm_up)
+                self._server = await loop.create_server(
+                    self._make_connection,
+                    sock=listener,
+                    ssl=self.context,
+                    backlog=_ACCEPT_AT_ONCE,
+                    ssl_handshake_timeout=HANDSHAKE_SECONDS,
+                )
+                listener.listen(BACKLOG)  # asyncio has one number for both
         except OSError as error:
             await self._runner.cleanup()
-            number = error.errno or 0  # asyncio's own words repeat the address; name resolution's numbers are negative
-            raise EnvironmentFault(
-                "environment",
-                f"cannot listen on {host}:{port}: {os.strerror(number) if number > 0 else error.strerror}",
-                "Choose another address with --listen.",
-            ) from error
-        await loop.run_in_executor(self._pool, self.routes.broker.warm_up)
+            raise explain_listen(host, port, error) from error
+        if listener is None:
+            await loop.run_in_executor(self._pool, self.routes.broker.warm_up)
         bound = self._server.sockets[0].getsockname()
         shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
         self.url = f"https://{shown}:{bound[1]}"
         self._sweeper = loop.create_task(self._sweep())
 
-    async def stop(self) -> None:
-        """Takes no new connection, lets running requests end, closes.
+    async def stop(self, hurry: asyncio.Event | None = None) -> None:
+        """Ends in order: no client loses a request that was on its way.
 
-        aiohttp's own shutdown stops reading at once, which would cut off a body that is still coming in.
+        1. `/readyz` says no, for `end_delay` with everything else as before.
+        2. New connections are refused; every answer asks its client to use another one.
+        3. Connections are closed after such an answer, or when they have been idle for `end_idle`.
+
+        `hurry` skips the waiting for idle ones. aiohttp's own shutdown would cut off a body that is still coming in, and
+        a request that meets the closing of its connection.
         """
+        hurry = hurry or asyncio.Event()
+        # 1
+        self.routes.readiness.draining = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(hurry.wait(), self.limits.end_delay)
+        # 2
         self._server.close()
         self._stopping = True
-        end = time.monotonic() + SHUTDOWN_SECONDS
-        while self._running and time.monotonic() < end:
+        # 3
+        end = time.monotonic() + self.limits.end_deadline
+        while (self._running or (self._close_idle() and not hurry.is_set())) and time.monotonic() < end:
             await asyncio.sleep(0.02)
         self._sweeper.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -99,8 +117,23 @@ class KbsServer:
         await self._runner.cleanup()
         self._pool.shutdown()
 
+    def _close_idle(self) -> bool:
+        """Closes connections that were idle long enough; whether any is left that was not."""
+        alive = set(self._runner.server.connections) if self._runner.server else set()
+        now = time.monotonic()
+        left = False
+        for protocol, since in list(self._quiet_since.items()):
+            if protocol not in alive and protocol not in self._unasked:
+                continue  # ended, and not swept yet
+            if now - since <= self.limits.end_idle:
+                left = True
+            elif protocol.transport is not None:
+                protocol.transport.close()
+        return left
+
     async def _handle(self, request: web.Request) -> web.Response:
         self._quiet_since.pop(request.protocol, None)
+        self._unasked.discard(request.protocol)
         self._running += 1
         try:
             answer = await self._answer(request)
@@ -109,9 +142,10 @@ class KbsServer:
             # From here on the connection is idle again; also while a slow reader takes its answer.
             self._quiet_since[request.protocol] = time.monotonic()
         headers = {"Content-Type": answer.content_type, **answer.headers, **_HEADERS}
+        response = web.Response(status=answer.status, body=answer.body, headers=headers)
         if self._stopping:
-            headers["Connection"] = "close"
-        return web.Response(status=answer.status, body=answer.body, headers=headers)
+            response.force_close()
+        return response
 
     async def _answer(self, request: web.Request) -> HttpAnswer:
         try:
@@ -134,6 +168,8 @@ class KbsServer:
             certificate=_shows_certificate(request),
         )
         try:
+            if read.path == "/healthz":  # that the process lives is said even when every thread waits for the database
+                return self.routes.answer(read)
             return await asyncio.get_running_loop().run_in_executor(self._pool, self.routes.answer, read)
         except Exception as error:  # noqa: BLE001 (one request's bug must not take the others with it)
             # The type alone: a message may quote what a client sent.
@@ -143,6 +179,7 @@ class KbsServer:
     def _make_connection(self) -> asyncio.Protocol:
         protocol = self._runner.server()  # type: ignore[misc]  # set by `setup`
         self._quiet_since[protocol] = time.monotonic()
+        self._unasked.add(protocol)
         return protocol
 
     async def _sweep(self) -> None:
@@ -158,8 +195,10 @@ class KbsServer:
                 waiting = now - since
                 if protocol not in alive and waiting > HANDSHAKE_SECONDS + 1:
                     del self._quiet_since[protocol]
+                    self._unasked.discard(protocol)
                 elif protocol in alive and (waiting > self.limits.request_deadline or len(alive) > MAX_CONNECTIONS):
                     alive.discard(protocol)
+                    self._unasked.discard(protocol)
                     del self._quiet_since[protocol]
                     if protocol.transport is not None:
                         protocol.transport.abort()
@@ -199,18 +238,34 @@ def make_tls_context(certificate: str, key: str, *, client_ca: Path | None = Non
     return context
 
 
-async def serve(server: KbsServer, host: str, port: int, ready: Callable[[str], None]) -> None:
-    """Serves until SIGTERM or SIGINT; `ready` gets the URL once connections are taken."""
-    stopping = asyncio.Event()
+async def serve(
+    server: KbsServer, host: str, port: int, ready: Callable[[str], None], *, listener: socket.socket | None = None
+) -> None:
+    """Serves until SIGTERM or SIGINT; a second one hurries the end. `ready` gets the URL once connections are taken.
+
+    With `listener`, as a worker: also until standard input ends, which is the parent's end."""
+    stopping, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        (hurry if stopping.is_set() else stopping).set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    await server.start(host, port)
+        loop.add_signal_handler(number, end)
+    if listener is not None:
+        loop.add_signal_handler(signal.SIGHUP, lambda: None)  # for the parent
+
+        def orphaned() -> None:
+            loop.remove_reader(0)
+            stopping.set()
+
+        loop.add_reader(0, orphaned)
+    await server.start(host, port, listener)
     roots = [{"name": root.name, "simulated": root.simulated} for root in server.routes.roots.list_roots()]
     server.routes.log.write("serving", {"url": server.url, "roots": roots})
     try:
         ready(server.url)
         await stopping.wait()
     finally:
-        await server.stop()
+        await server.stop(hurry)
         sys.stderr.flush()

@@ -7,6 +7,7 @@ applied, so numbers may have gaps, and a file that came later with a lower numbe
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from importlib import resources
@@ -30,6 +31,7 @@ _POSTGRESQL = (
 )
 
 
+@functools.cache
 def list_names() -> list[str]:
     """The migrations of this program, in the order of their numbers."""
     return sorted(entry.name.removesuffix(".sql") for entry in _directory().iterdir() if _FILE.match(entry.name) is not None)
@@ -65,6 +67,12 @@ def list_pending(database: Database) -> list[str]:
             "Run the newest enclave-cc that serves from this database.",
         )
     return [name for name in known if name not in applied]
+
+
+def list_missing(database: Database) -> list[str]:
+    """As `list_pending`, but whatever a newer program added does not matter: it must leave us what we use."""
+    applied = _list_applied(database)
+    return [name for name in list_names() if name not in applied]
 
 
 def check(database: Database) -> None:
