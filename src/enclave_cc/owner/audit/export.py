@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from enclave_cc.errors import PeerError, UsageError
 from enclave_cc.owner.audit.kinds import ATTESTATION
@@ -16,6 +16,7 @@ from enclave_cc.wire.tlog.note import Note
 from enclave_cc.wire.tlog.proofs import prove_consistency, prove_inclusion
 
 PAGE = 500
+PAGE_BYTES = 1024 * 1024  # of entries; their proofs are about as much
 
 
 class LogSource(Protocol):
@@ -48,9 +49,9 @@ class DatabaseSource:
         end = min(size, begin + PAGE)
         with self._database.read() as db:
             sql = "SELECT entry FROM audit_entry WHERE leaf_index >= ? AND leaf_index < ? ORDER BY leaf_index"
-            entries = db.execute(sql, (begin, end)).fetchall()
+            entries = _cut_page(db.execute(sql, (begin, end)).fetchall(), 0)
             sql = "SELECT size, note FROM audit_checkpoint WHERE size > ? AND size <= ? ORDER BY size, at"
-            notes = db.execute(sql, (begin, end)).fetchall()
+            notes = db.execute(sql, (begin, begin + len(entries))).fetchall()
         lines: list[Line] = []
         for place, (data,) in enumerate(entries, begin + 1):
             lines.append(EntryLine(_parse(place - 1, data)))
@@ -86,12 +87,6 @@ class DatabaseSource:
         with self._database.read() as db:
             row = db.execute("SELECT note FROM audit_checkpoint ORDER BY size DESC, at DESC LIMIT 1").fetchone()
         return None if row is None else bytes(row[0])
-
-    def find_decision(self, decision: str) -> int | None:
-        """The index of the entry about a decision."""
-        with self._database.read() as db:
-            row = db.execute("SELECT leaf_index FROM audit_entry WHERE decision = ?", (decision,)).fetchone()
-        return None if row is None else int(row[0])
 
     def _prove(self, index: int, data: bytes, size: int) -> EntryLine:
         return EntryLine(_parse(index, data), tuple(prove_inclusion(index, size, self._nodes.read)))
@@ -153,22 +148,33 @@ def _parse(index: int, data: bytes) -> Entry:
 
 def _find_concerned(db: Connection, prefix: str, size: int, after: int) -> list[tuple[int, bytes, str | None]]:
     """(index, entry, attestation) by index: subjects at, below and above the prefix."""
-    parts = prefix.split("/") if prefix else []
-    above = ["/".join(parts[:n]) for n in range(len(parts) + 1)]
-    where = f"subject IN ({', '.join('?' * len(above))})"
-    parameters: list[object] = [*above]
-    if prefix:
-        where += " OR (subject > ? AND subject < ?)"
-        parameters += [prefix + "/", prefix + "0"]  # "0" follows "/"
-    else:
-        where = "subject IS NOT NULL"
-        parameters = []
+    # One search of the index (subject, leaf_index) for each: with OR, both databases read the log from end to end, and
+    # without the plus, SQLite does for what lies below the prefix.
+    parts = prefix.split("/")
+    searches: list[tuple[str, tuple[object, ...]]] = [
+        ("subject = ? AND leaf_index > ? AND leaf_index < ?", ("/".join(parts[:n]), after, size)) for n in range(len(parts) + 1)
+    ]
+    below = "subject > ? AND subject < ? AND +leaf_index > ? AND +leaf_index < ?"  # "0" follows "/"
+    searches.append((below, (prefix + "/", prefix + "0", after, size)))
+    if not prefix:
+        searches = [("subject IS NOT NULL AND leaf_index > ? AND leaf_index < ?", (after, size))]
+    found = " UNION ALL ".join(f"SELECT leaf_index FROM audit_entry WHERE {condition}" for condition, _ in searches)  # noqa: S608
     rows = db.execute(
-        f"SELECT leaf_index, entry, attestation FROM audit_entry WHERE ({where}) AND leaf_index > ? AND leaf_index < ?"  # noqa: S608
-        " ORDER BY leaf_index LIMIT ?",
-        (*parameters, after, size, PAGE),
-    )
-    return [(index, bytes(entry), attestation) for index, entry, attestation in rows]
+        f"SELECT e.leaf_index, e.entry, e.attestation FROM ({found} ORDER BY leaf_index LIMIT ?) f"  # noqa: S608
+        " JOIN audit_entry e ON e.leaf_index = f.leaf_index ORDER BY e.leaf_index",
+        (*(value for _, values in searches for value in values), PAGE),
+    ).fetchall()
+    return [(index, bytes(entry), attestation) for index, entry, attestation in _cut_page(rows, 1)]
+
+
+def _cut_page(rows: list[Any], column: int) -> list[Any]:
+    """As many rows as fit in an answer, by the size of a column; at least one."""
+    total = 0
+    for count, row in enumerate(rows):
+        total += len(row[column])
+        if count and total > PAGE_BYTES:
+            return rows[:count]
+    return rows
 
 
 def _find_attestation(db: Connection, decision: str, size: int) -> tuple[str, tuple[int, bytes] | None]:

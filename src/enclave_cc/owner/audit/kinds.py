@@ -29,16 +29,17 @@ LOCAL = {"local": True}
 
 @record
 class Draft:
-    """An entry before it has its place. `subject`: the path that it is about; `decision`: the id that `explain` takes;
-    `attestation`: the decision by which who asks was accepted.
+    """An entry before it has its place.
 
+    `subject`: the path that it is about; `attestation`: the decision by which who asks was accepted; `attested`: that
+    decision, in the entry about it.
     Made ready for appending here, in the caller's thread, so that one that cannot be appended troubles no other."""
 
     kind: str
     document: bytes  # canonical JSON
     subject: str | None = None
-    decision: str | None = None
     attestation: str | None = None
+    attested: str | None = None
 
     @classmethod
     def make(
@@ -55,4 +56,5 @@ class Draft:
             raise UsageError("usage", "an audit entry has a kind or a path that cannot be")
         ids = {"decision": decision, "attestation": attestation}
         members = {**document, **{name: value for name, value in ids.items() if value is not None}}
-        return cls(kind, encode_document(members), subject, decision, attestation)
+        # An index of all decisions would cost each append a page somewhere in it.
+        return cls(kind, encode_document(members), subject, attestation, decision if kind == ATTESTATION else None)

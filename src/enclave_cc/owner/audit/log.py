@@ -175,7 +175,7 @@ class AuditLog:
             db.execute(
                 "INSERT INTO audit_entry (leaf_index, leaf_hash, subject, number, decision, attestation, entry)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (index, last, draft.subject, number, draft.decision, draft.attestation, data),
+                (index, last, draft.subject, number, draft.attested, draft.attestation, data),
             )
             for node in tree.append(last):
                 if node.level % TILE_HEIGHT == 0:
@@ -216,10 +216,10 @@ class AuditLog:
         with self._database.read() as db:
             # One statement, so that an append of another process does not come between.
             row = db.execute(
-                "SELECT h.size, h.tree, h.last, e.leaf_hash, n.top, c.size, c.note FROM audit_head h"
-                " LEFT JOIN audit_entry e ON e.leaf_index = h.size - 1"
-                " LEFT JOIN (SELECT max(leaf_index) AS top FROM audit_entry) n ON 1 = 1"
-                " LEFT JOIN (SELECT size, note FROM audit_checkpoint ORDER BY size DESC, at DESC LIMIT 1) c ON 1 = 1"
+                "SELECT size, tree, last, (SELECT leaf_hash FROM audit_entry WHERE leaf_index = audit_head.size - 1),"
+                " (SELECT max(leaf_index) FROM audit_entry),"
+                " (SELECT size FROM audit_checkpoint ORDER BY size DESC, at DESC LIMIT 1),"
+                " (SELECT note FROM audit_checkpoint ORDER BY size DESC, at DESC LIMIT 1) FROM audit_head"
             ).fetchone()
         size, tree, last, leaf, top, signed_size, note = row
         if signed_size is not None and signed_size > size:

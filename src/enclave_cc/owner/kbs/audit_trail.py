@@ -1,6 +1,7 @@
 """What of the KBS's doings goes into the audit log, and in which words (docs/formats/audit.md, kinds).
 
-Every method returns when the entry is durable: call it before what it tells of leaves the KBS.
+Every method returns when the entry is durable, those of the broker with its index: call it before what it tells of leaves
+the KBS.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class AuditTrail:
         appraisals: Sequence[Appraisal],
         attester: Sequence[Mapping[str, Any]],
         token: str,
-    ) -> None:
+    ) -> int:
         """Evidence was accepted and `token` is about to be given out."""
         document = {
             "tee": tee,
@@ -67,18 +68,18 @@ class AuditTrail:
         }
         if attestation.additional_evidence:
             document["additional_evidence"] = _digest(attestation.additional_evidence.encode())
-        self._append(kinds.ATTESTATION, document, decision=decision)
+        return self._append(kinds.ATTESTATION, document, decision=decision)
 
-    def release(self, decision: str, path: str, version: int, **who: Any) -> None:
+    def release(self, decision: str, path: str, version: int, **who: Any) -> int:
         """A resource is about to be given out. `who`: as `_describe_client` takes."""
         document = {**_describe_client(**who), "resource_version": version}
-        self._append(kinds.RELEASE, document, subject=path, decision=decision, attestation=who.get("attestation"))
+        return self._append(kinds.RELEASE, document, subject=path, decision=decision, attestation=who.get("attestation"))
 
-    def deny(self, decision: str, path: str, code: str, **who: Any) -> None:
+    def deny(self, decision: str, path: str, code: str, **who: Any) -> int:
         """An attested client is about to be refused. Why is in the decision log, for the KBS's owner: reasons quote
         reference values, which may be of others than whom the resource belongs to."""
         document = {**_describe_client(**who), "code": code}
-        self._append(kinds.DENIAL, document, subject=path, decision=decision, attestation=who.get("attestation"))
+        return self._append(kinds.DENIAL, document, subject=path, decision=decision, attestation=who.get("attestation"))
 
     def change(self, kind: str, by: Administrator | None, members: Mapping[str, Any], *, subject: str | None = None) -> None:
         """An administrator has changed, or is about to read, something. `by`: None for a command on the KBS's directory."""
@@ -93,8 +94,8 @@ class AuditTrail:
         members = {"policy": policy.id, "version": policy.version, "digest": policy.digest}
         self.change(kind, by, members, subject=_find_scope(policy.id))
 
-    def _append(self, kind: str, document: Mapping[str, Any], **ids: str | None) -> None:
-        self.log.append(Draft.make(kind, document, **ids))
+    def _append(self, kind: str, document: Mapping[str, Any], **ids: str | None) -> int:
+        return self.log.append(Draft.make(kind, document, **ids)).index
 
 
 def _describe_client(

@@ -112,9 +112,9 @@ class KeyBroker:
             raise self._deny("attest", "AttestationError", code, reason, tee=session.tee) from error
         decision, summary = new_id(), [_summarize(name, each) for name, each in appraisals]
         issued = self.tokens.issue(appraisals, token_id=decision)
-        self.trail.attest(decision, session.tee, attestation, [each for _, each in appraisals], summary, issued)
+        entry = self.trail.attest(decision, session.tee, attestation, [each for _, each in appraisals], summary, issued)
         accepted = self.sessions.settle(session, issued)
-        self.decisions.allow("attest", decision_id=decision, tee=session.tee, evidence=summary)
+        self.decisions.allow("attest", decision_id=decision, audit=entry, tee=session.tee, evidence=summary)
         return accepted
 
     def _check_audience(self, init_data: InitData) -> None:
@@ -193,6 +193,7 @@ class KeyBroker:
         claims, key = verified.claims, verified.tee_key
         submods = claims.get("submods")
         attester = [_summarize_submod(name, submod) for name, submod in (submods.items() if isinstance(submods, Mapping) else ())]
+        members: dict[str, Any]
         path, decision = "/".join(request.segments), new_id()
         who: dict[str, Any] = {"attester": attester, "token": token_text, "issuer": verified.issuer}
         if verified.issuer is None and isinstance(claims.get("jti"), str):
@@ -202,10 +203,10 @@ class KeyBroker:
             verdict = release.decide(self.policies.find_release(request.segments), claims, request, self.references)
         except UsageError as error:  # a policy that fails to evaluate denies
             reason = Reason(str(request), error.what, "a policy that evaluates", defaults.RELEASE_ID, advice=error.fix)
-            self.trail.deny(decision, path, "kbs-denied", **who)
-            raise self._deny("release", "PolicyDeny", "kbs-denied", reason, decision_id=decision, resource=str(request)) from error
+            members = {"decision_id": decision, "audit": self.trail.deny(decision, path, "kbs-denied", **who)}
+            raise self._deny("release", "PolicyDeny", "kbs-denied", reason, **members, resource=str(request)) from error
         who["policy"] = verdict.policy
-        members: dict[str, Any] = {
+        members = {
             "decision_id": decision,
             "resource": str(request),
             "attester": attester,
@@ -214,17 +215,17 @@ class KeyBroker:
         if verified.issuer is not None:
             members["token_issuer"] = verified.issuer
         if isinstance(verdict, release.Denial):
-            self.trail.deny(decision, path, verdict.code, **who)
+            members["audit"] = self.trail.deny(decision, path, verdict.code, **who)
             raise self._deny("release", "PolicyDeny", verdict.code, *verdict.reasons, **members)
         # 3
         try:
             resource = self.resources.get(ResourcePath(*request.segments))
         except UsageError as error:
             reason = Reason(str(request), "absent", "a stored resource", "resource store", advice="enclave-cc resource set")
-            self.trail.deny(decision, path, "key-missing", **who)
+            members["audit"] = self.trail.deny(decision, path, "key-missing", **who)
             raise self._deny("release", "ResourceNotFound", "key-missing", reason, **members) from error
         answer = jwe.encrypt(resource.value.reveal(), key)
-        self.trail.release(decision, path, resource.version, **who)
+        members["audit"] = self.trail.release(decision, path, resource.version, **who)
         self.decisions.allow("release", **members, resource_version=resource.version)
         return answer
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enclave_cc.errors import PeerError
-from enclave_cc.owner.audit.export import DatabaseSource
 from enclave_cc.owner.kbs.decisions import DecisionLog
 from enclave_cc.owner.kbs.http import HttpAnswer, items_answer, json_answer
 from enclave_cc.owner.kbs.roots import RootStore
@@ -18,7 +17,6 @@ _ADMIN = f"{messages.PREFIX}/admin"
 class DecisionPaths:
     decisions: DecisionLog
     roots: RootStore
-    audit: DatabaseSource
 
     def routes(self) -> tuple[Route, ...]:
         return (
@@ -35,9 +33,7 @@ class DecisionPaths:
         return items_answer([found.to_json() for found in self.decisions.list(outcome=outcome, limit=int(limit))])
 
     def _read(self, call: Call) -> HttpAnswer:
-        found = self.decisions.find(call.parameters["id"])
-        index = self.audit.find_decision(found.id)
-        return json_answer(found.to_json() | ({} if index is None else {"audit": index}))
+        return json_answer(self.decisions.find(call.parameters["id"]).to_json())
 
     def _list_roots(self, _: Call) -> HttpAnswer:
         return items_answer([{"name": root.name, "simulated": root.simulated} for root in self.roots.list_roots()])

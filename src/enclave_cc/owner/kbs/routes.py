@@ -56,7 +56,7 @@ class Routes:
                 *ResourcePaths(resources, trail).routes(),
                 *PolicyPaths(policies, trail).routes(),
                 *ReferencePaths(references, trail).routes(),
-                *DecisionPaths(broker.decisions, roots, audit).routes(),
+                *DecisionPaths(broker.decisions, roots).routes(),
                 *AuditPaths(trail.log, audit).routes(),
             )
         )

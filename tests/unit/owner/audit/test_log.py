@@ -95,6 +95,42 @@ def test_proofs_over_tiles(database: Database, count: int) -> None:
     assert verify_checkpoint(AuditLog(database, SIGNER).checkpoint(), KEYS).size == count
 
 
+def test_pages_of_large_entries_are_short(database: Database) -> None:
+    log = AuditLog(database, SIGNER)
+    for _ in range(7):
+        log.append(draft(text="x" * 400_000, subject="acme/key/one"))
+    source = DatabaseSource(database)
+    assert [len(source.read_log(7, begin)) for begin in (0, 2, 6)] == [3, 2, 1]  # with the first entry's checkpoint
+    assert len(source.read_excerpt("acme", 7, -1)) == 2
+    for prefix in (None, "acme"):
+        assert verify_export(compose_export(source, log.checkpoint(), prefix=prefix), KEYS).entries == 7
+
+
+def test_excerpts_do_not_read_the_whole_log(database: Database) -> None:
+    if database.dialect != "sqlite":
+        pytest.skip("the plan is looked at where it can be told in words")
+    plans: list[str] = []
+    real = database.read
+
+    @contextmanager
+    def explain() -> Iterator[Any]:
+        with real() as db:
+
+            class Explaining:
+                def execute(self, sql: str, parameters: Any = ()) -> Any:
+                    plans.extend(row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {sql}", parameters))
+                    return db.execute(sql, parameters)
+
+            yield Explaining()
+
+    database.read = explain  # type: ignore[method-assign]
+    DatabaseSource(database).read_excerpt("acme/key", 10, -1)
+    database.read = real  # type: ignore[method-assign]
+    searches = [plan for plan in plans if "audit_entry" in plan]
+    assert len([plan for plan in searches if "audit_entry_subject" in plan]) == 4
+    assert not [plan for plan in plans if "SCAN audit_entry" in plan or "rowid>" in plan]
+
+
 def append_many(log: AuditLog, drafts: list[Draft]) -> None:
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(log.append, drafts))
