@@ -23,6 +23,7 @@ from enclave_cc.owner.policy import defaults
 from enclave_cc.owner.policy.appraisal import Appraisal
 from enclave_cc.owner.policy.rego import Policy
 from enclave_cc.record import record
+from enclave_cc.wire.audit.entry import is_subject
 from enclave_cc.wire.rcar import canonical
 from enclave_cc.wire.rcar.messages import Attestation
 
@@ -94,6 +95,10 @@ class AuditTrail:
         members = {"policy": policy.id, "version": policy.version, "digest": policy.digest}
         self.change(kind, by, members, subject=_find_scope(policy.id))
 
+    def drop_policy(self, by: Administrator | None, policy_id: str) -> None:
+        """As `change`, for a policy of which no version is active any more."""
+        self.change(kinds.POLICY_DEACTIVATED, by, {"policy": policy_id}, subject=_find_scope(policy_id))
+
     def _append(self, kind: str, document: Mapping[str, Any], **ids: str | None) -> int:
         return self.log.append(Draft.make(kind, document, **ids)).index
 
@@ -127,7 +132,7 @@ def _describe(policy: Policy) -> dict[str, Any]:
 def _find_scope(policy_id: str) -> str | None:
     """The path that a release policy is for; None for an attestation policy."""
     head, _, path = policy_id.partition("/")
-    return path if head == defaults.RELEASE_ID else None
+    return path if head == defaults.RELEASE_ID and is_subject(path) else None
 
 
 def _find_matches(appraisals: Sequence[Appraisal]) -> dict[str, list[Any]]:

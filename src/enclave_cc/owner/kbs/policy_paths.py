@@ -97,7 +97,7 @@ class PolicyPaths:
     def _deactivate(self, call: Call) -> HttpAnswer:
         policy_id = call.parameters["id"]
         self.policies.deactivate(policy_id, by=call.actor)
-        self.trail.change(kinds.POLICY_DEACTIVATED, call.administrator, {"policy": policy_id})
+        self.trail.drop_policy(call.administrator, policy_id)
         return HttpAnswer()
 
     def _activate(self, call: Call) -> HttpAnswer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import pytest
 
 from enclave_cc.crypto import ed25519
 from enclave_cc.errors import EnvironmentFault, PeerError, UsageError
+from enclave_cc.owner.audit import kinds
 from enclave_cc.owner.audit.export import DatabaseSource, compose_export
 from enclave_cc.owner.audit.kinds import Draft
 from enclave_cc.owner.audit.log import AuditLog, Settings
@@ -329,3 +331,13 @@ def test_a_checkpoint_of_more_than_there_is_shows_a_rollback(database: Database)
     kept = Checkpoint(SIGNER.name, 5, bytes(32)).sign(SIGNER).encode()
     with pytest.raises(PeerError, match="audit-truncated"):
         verify(database, log, kept=(kept,))
+
+
+def test_every_kind_is_told_in_the_format() -> None:
+    text = (Path(__file__).resolve().parents[4] / "docs/formats/audit.md").read_text()
+    told = set(re.findall(r"`([a-z-]+)`", text))
+    stems = ("resource", "policy", "reference-values", "reference-signer", "root")
+    told |= {f"{stem}{word}" for stem in stems for word in told if word.startswith("-")}
+    names = [value for name, value in vars(kinds).items() if name.isupper() and isinstance(value, str)]
+    assert len(names) > 20
+    assert set(names) <= told
