@@ -22,7 +22,7 @@ test: setup
 # Pods on containerd in numbers, under kill -9, and the same tests on ordinary runc pods; the audit log under 500 kills: an hour.
 heavy: setup
 	ENCLAVE_CC_PODS=50 ENCLAVE_CC_AT_ONCE=20 ENCLAVE_CC_KILLS=200 $(BIN)/python -m pytest -m "" tests/integration/containerd
-	ENCLAVE_CC_KILLS=500 $(BIN)/python -m pytest -m "" tests/integration/kbs/test_audit_kill.py
+	ENCLAVE_CC_KILLS=500 $(BIN)/python -m pytest -m "" tests/integration/kbs/test_audit_kill.py tests/integration/kbs/test_resource_kill.py
 
 # The same suite, in its usual numbers, on containerd 1.7 and 2.x of later Debian releases, unpacked and not installed.
 containerds: setup

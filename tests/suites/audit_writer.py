@@ -7,48 +7,17 @@ With STATEMENT it appends alone, and kills itself (SIGKILL) before its so-maniet
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from mortal_database import Mortal
 
 from enclave_cc.owner.audit.kinds import Draft
 from enclave_cc.owner.audit.log import AuditLog, Settings
 from enclave_cc.owner.kbs import audit_keys
 from enclave_cc.owner.storage.settings import DatabaseSettings, open_database
-
-
-class Mortal:
-    """A database whose user dies before a statement."""
-
-    def __init__(self, database: Any, left: int) -> None:
-        self._database = database
-        self._left = left
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._database, name)
-
-    @contextmanager
-    def write(self, **arguments: Any) -> Iterator[Any]:
-        with self._database.write(**arguments) as db:
-            mortal = self
-
-            class Connection:
-                def execute(self, *words: Any) -> Any:
-                    mortal.age()
-                    return db.execute(*words)
-
-            yield Connection()
-            self.age()  # before COMMIT
-        self.age()  # behind it, unacknowledged
-
-    def age(self) -> None:
-        self._left -= 1
-        if self._left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def append(log: AuditLog, path: str) -> None:
