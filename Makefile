@@ -19,7 +19,8 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest $(TESTS)
 
-# Pods on containerd in numbers, under kill -9, and the same tests on ordinary runc pods; the audit log under 500 kills: an hour.
+# What `make test` has in small numbers: pods on containerd under kill -9 (and the same tests on ordinary pods, which are a
+# peer's), the audit log under 500 kills: an hour.
 heavy: setup
 	ENCLAVE_CC_PODS=50 ENCLAVE_CC_AT_ONCE=20 ENCLAVE_CC_KILLS=200 $(BIN)/python -m pytest -m "" tests/integration/containerd
 	ENCLAVE_CC_KILLS=500 $(BIN)/python -m pytest -m "" tests/integration/kbs/test_audit_kill.py tests/integration/kbs/test_resource_kill.py

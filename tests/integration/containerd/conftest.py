@@ -21,13 +21,6 @@ from kubelet import OURS, RUNC, Kubelet  # noqa: E402
 import testbed as testbeds  # noqa: E402
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All that needs a containerd of its own runs by `make heavy`: the shim is young, and these are minutes."""
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.heavy)
-
-
 @pytest.fixture(scope="session")
 def node(testbed: testbeds.Testbed) -> Iterator[daemon.Node]:
     directory = Path(tempfile.mkdtemp(prefix="ecc-", dir="/tmp"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 import time
 from collections.abc import Iterator
@@ -12,24 +13,23 @@ import daemon
 from kubelet import PARENT
 
 import testbed as testbeds
+from enclave_cc.host.shim import bootstrap
+from enclave_cc.host.shim.arguments import Arguments
 
 Holdings = dict[str, set[str]]
-SHIM_SOCKETS = Path("/run/containerd/s")
 
 
 def take(node: daemon.Node, testbed: testbeds.Testbed) -> Holdings:
-    """By kind, what is there now. Sockets of shims count when nobody listens on them (those of fork servers are no pod's)."""
+    """By kind, what is there now of this node's pods; what others do on this machine does not count."""
     here = (f"{node.directory}/", f"{testbed.run_directory}/", f"{testbed.state}/")
     mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     special = list(special_files(node.state, testbed.run_directory))
-    listening = {line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines() if "/" in line}
     return {
         "processes": set(processes(node, testbed)),
         "mounts": {point for point in mounts if point.startswith(here)},
         "control groups": {str(p) for base in Path("/sys/fs/cgroup").glob(f"*{PARENT}") for p in base.rglob("*") if p.is_dir()},
         "FIFOs": {path for path, kind in special if kind == stat.S_IFIFO},
-        "sockets": {path for path, kind in special if kind == stat.S_IFSOCK}
-        | {str(p) for p in SHIM_SOCKETS.glob("*") if str(p) not in listening and not p.name.startswith("rune-")},
+        "sockets": {path for path, kind in special if kind == stat.S_IFSOCK} | set(dead_sockets(node)),
         "snapshots": {
             line.split()[0]
             for line in node.ctr("snapshots", "--snapshotter", daemon.SNAPSHOTTER, "ls").stdout.splitlines()[1:]
@@ -52,6 +52,18 @@ def processes(node: daemon.Node, testbed: testbeds.Testbed) -> Iterator[str]:
             if (shim or engine or f"{PARENT}/" in (directory / "cgroup").read_text()) and int(directory.name) not in own:
                 yield f"{directory.name}: {line[:150]}"
     yield from testbeds.enclave_processes(str(testbed.directory))
+
+
+def dead_sockets(node: daemon.Node) -> Iterator[str]:
+    """Sockets of our shims for pods of this node on which nobody listens. They lie in one directory with all others of the
+    machine; their names are hashes of what they are for, and the log names every pod.
+    """
+    listening = {line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines() if "/" in line}
+    for identifier in set(re.findall(r"\b[0-9a-f]{64}\b", node.log.read_text(errors="replace"))):
+        asked = Arguments("start", daemon.NAMESPACE, str(node.address), identifier)
+        path = bootstrap.socket_path(asked, identifier)
+        if path not in listening and Path(path).exists():
+            yield path
 
 
 def directories(node: daemon.Node, testbed: testbeds.Testbed) -> Iterator[str]:
