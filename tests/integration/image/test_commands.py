@@ -135,9 +135,15 @@ def test_encrypt_into_a_layout_then_push_and_sign(
 ) -> None:
     (tmp_path / "kek").write_bytes(os.urandom(32))
     uri, out = "kbs:///default/image-key/steps", f"oci:{tmp_path / 'out'}:enc"
-    command("encrypt", layout, out, "--key-uri", uri, "--key-file", tmp_path / "kek", "--layers", "0,-1", secure=True)
-    shown = json.loads(command("inspect", out, "--json").stdout)
-    assert [layer["encrypted"] for layer in shown["layers"]] == [True] + [False] * (len(shown["layers"]) - 2) + [True]
+    words = ("--key-uri", uri, "--key-file", tmp_path / "kek", "--layers", "0,-1")
+    plain = json.loads(command("inspect", layout, "--json").stdout)
+    command("encrypt", layout, f"oci:{tmp_path / 'out'}:bare", *words, "--no-marker", secure=True)
+    bare = json.loads(command("inspect", f"oci:{tmp_path / 'out'}:bare", "--json").stdout)
+    assert [layer["encrypted"] for layer in bare["layers"]] == [True] + [False] * (len(plain["layers"]) - 2) + [True]
+    assert [layer["diff_id"] for layer in bare["layers"]] == [layer["diff_id"] for layer in plain["layers"]]
+    command("encrypt", layout, out, *words, secure=True)
+    shown = json.loads(command("inspect", out, "--json").stdout)  # the marker, which is not counted, and always encrypted
+    assert [layer["encrypted"] for layer in shown["layers"]] == [True, *(layer["encrypted"] for layer in bare["layers"])]
     command("push", out, f"{server.host}/steps:t")
     command("sign", f"{server.host}/steps:t", "--key", tmp_path / "key", "--generate")
     pushed = json.loads(command("inspect", f"{server.host}/steps:t", "--json").stdout)

@@ -226,7 +226,7 @@ def test_a_layers_key_packet_cannot_be_moved_to_another_layer(owner: Owner, agen
     digest = owner.registry.push_manifest("swapped", "t", manifest.encode(), media.OCI_MANIFEST)
     sign.sign_image(owner.registry, published.reference, digest, owner.key)
     refused("layer-broken", lambda: agent.pull("swapped:t"))
-    assert sealed_files(agent) == [] or len(sealed_files(agent)) == len(rest)
+    assert len(sealed_files(agent)) <= len(rest)
 
 
 def test_a_second_key_packet_is_tried(owner: Owner, agent: Agent, layout: str) -> None:

@@ -111,7 +111,22 @@ def test_skopeo_decrypts_what_was_published(
     (tmp_path / "key.pem").write_bytes(pem)
     source = f"docker://{owner.server.host}/decrypt:jwe"
     skopeo("copy", "--src-tls-verify=false", "--decryption-key", str(tmp_path / "key.pem"), source, f"oci:{tmp_path}/plain:t")
-    assert diff_ids(tmp_path / "plain") == plain_diff_ids(skopeo, f"oci:{layout}")
+    decrypted = diff_ids(tmp_path / "plain")
+    assert decrypted == plain_diff_ids(skopeo, source)
+    assert decrypted[1:] == plain_diff_ids(skopeo, f"oci:{layout}")  # above the marker
+    trees = [unpack(f"{tmp_path}/plain:t", tmp_path / "decrypted"), unpack(layout, tmp_path / "source")]
+    assert trees[0] == trees[1]
+
+
+def unpack(image: str, bundle: Path) -> dict[str, tuple[int, int, int, bytes]]:
+    """What umoci makes of an image: mode, owner, group and content by path."""
+    subprocess.run(["umoci", "--log", "error", "unpack", "--image", image, bundle], check=True)
+    found = {}
+    for path in (bundle / "rootfs", *sorted((bundle / "rootfs").rglob("*"))):
+        about = path.lstat()
+        content = path.read_bytes() if path.is_file() else b""
+        found[str(path.relative_to(bundle))] = (about.st_mode, about.st_uid, about.st_gid, content)
+    return found
 
 
 def test_an_image_that_skopeo_encrypted_is_pulled(
@@ -166,7 +181,7 @@ def test_openssl_verifies_our_signature(owner: Owner, layout: str, tmp_path: Pat
 
 
 def test_archives_and_registries_are_sources_too(owner: Owner, layout: str, skopeo: Skopeo, tmp_path: Path) -> None:
-    """Whatever way the image comes in, its tree is the one that its config names."""
+    """Whatever way the image comes in, its layers are the ones that its config names, above a marker of its own."""
     for kind in ("oci-archive", "docker-archive"):
         skopeo("copy", f"oci:{layout}", f"{kind}:{tmp_path}/{kind}.tar:example.com/app:t")
     skopeo("copy", "--format", "v2s2", "--dest-tls-verify=false", f"oci:{layout}", f"docker://{owner.server.host}/source:t")
@@ -180,7 +195,13 @@ def test_archives_and_registries_are_sources_too(owner: Owner, layout: str, skop
         f"docker://{owner.server.host}/source:t",
         f"oci:{layout}",
     ]
+    markers = set()
     for number, source in enumerate(given):
         published = owner.publish(source, f"from{number}")
-        assert plain_diff_ids(skopeo, f"docker://{published.reference}") == plain
+        marker, *layers = plain_diff_ids(skopeo, f"docker://{published.reference}")
+        assert layers == plain
+        markers.add(marker)
         assert all(layer.media_type.endswith("tar+gzip+encrypted") for layer in published.manifest.layers)
+    assert len(markers) == len(given)
+    bare = owner.publish(layout, "bare", marker=False)
+    assert plain_diff_ids(skopeo, f"docker://{bare.reference}") == plain

@@ -12,7 +12,7 @@ from enclave_cc.errors import UsageError
 from enclave_cc.owner.cli import registry_options
 from enclave_cc.owner.cli.image_push import parse_target
 from enclave_cc.owner.kbs.client import AdminClient
-from enclave_cc.owner.publish import encrypt, layout, push, registration, sources
+from enclave_cc.owner.publish import encrypt, layout, marker, push, registration, sources
 from enclave_cc.wire.oci.reference import Reference
 
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key-uri", default="auto", metavar="URI|auto", help="the key's place in the KBS (default: a fresh one)")
     parser.add_argument("--key-file", type=Path, metavar="FILE", help="the key, 32 bytes, for a KBS that is not reached from here")
     parser.add_argument("--kbs", metavar="DIR", help="the KBS directory (default $ENCLAVE_CC_KBS, ~/.config/enclave-cc/kbs)")
-    parser.add_argument("--layers", default="all", metavar="all|N,N", help="which layers to encrypt, counted from 0 (default all)")
+    registry_options.add_layer_arguments(parser)
     registry_options.add_registry_arguments(parser)
 
 
@@ -33,6 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
     target = Reference("localhost", "image") if into_layout else parse_target(arguments.destination)
     image = sources.load_image(sources.open_source(arguments.source, connect), arguments.platform)
     registry_options.check_platform(image, arguments.platform)
+    if not arguments.no_marker:
+        image = marker.add_marker(image)
     kek = find_kek(arguments, target)
     with tempfile.TemporaryDirectory(prefix="enclave-cc-encrypt-") as staging:
         prepared = encrypt.encrypt_image(image, kek, layers=arguments.layers, staging=Path(staging), progress=progress)

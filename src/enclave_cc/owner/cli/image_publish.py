@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key", metavar="URI", help="where the image's key lies in the KBS; made if absent (default: a fresh one)")
     parser.add_argument("--sign-key", type=Path, metavar="FILE", help="signing key, PEM (default: DIR/signing.key, made if absent)")
     parser.add_argument("--replace-signer", action="store_true", help="let the policy ask for this signing key in place of another")
-    parser.add_argument("--layers", default="all", metavar="all|N,N", help="which layers to encrypt, counted from 0 (default all)")
+    registry_options.add_layer_arguments(parser)
     parser.add_argument(
         "--allow",
         metavar="WORDS",
@@ -45,7 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
     connect = registry_options.make_connect(arguments)
     image = sources.load_image(sources.open_source(arguments.source, connect), arguments.platform)
     registry_options.check_platform(image, arguments.platform)
-    request = publish.Request(target, key, key_path, arguments.layers, allow, arguments.replace_signer)
+    request = publish.Request(
+        target, key, key_path, arguments.layers, allow, arguments.replace_signer, marker=not arguments.no_marker
+    )
     published = publish.publish_image(
         image,
         request,

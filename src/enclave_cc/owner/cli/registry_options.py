@@ -31,6 +31,15 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--platform", type=_read_platform, default=LINUX_AMD64, metavar="OS/ARCH", help="which of several")
 
 
+def add_layer_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--layers", default="all", metavar="all|N,N", help="which layers to encrypt, counted from 0 (default all)")
+    parser.add_argument(
+        "--no-marker",
+        action="store_true",
+        help="add no marker layer: containerd may then take the image for the ordinary one, or for one of another repository",
+    )
+
+
 def make_connect(arguments: argparse.Namespace) -> Connect:
     """Clients by host, made once each, as the options say. Raises `UsageError`."""
     ca_pem = _read_text(arguments.ca) if arguments.ca is not None else None

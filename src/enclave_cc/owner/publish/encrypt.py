@@ -56,6 +56,11 @@ def copy_image(image: SourceImage) -> PreparedImage:
     return PreparedImage(image.manifest, image.manifest_bytes, image.config_bytes, blobs, ())
 
 
+def count_layers(image: SourceImage) -> int:
+    """Layers that the owner made."""
+    return len(image.manifest.layers) - image.marked
+
+
 def select_layers(text: str, count: int) -> tuple[int, ...]:
     """`all`, or numbers from 0 (the lowest) or from -1 (the topmost), separated by commas. Raises `UsageError`."""
     if text == "all":
@@ -70,18 +75,21 @@ def select_layers(text: str, count: int) -> tuple[int, ...]:
 
 
 def encrypt_image(image: SourceImage, kek: Kek, *, layers: str, staging: Path, progress: Progress) -> PreparedImage:
-    """Encrypts the chosen layers under `kek`; the others, and the config, stay as they are.
+    """Encrypts the chosen layers under `kek`; the others, and the config, stay as they are. A marker is not counted, and
+    always encrypted.
 
     Docker media types become OCI ones. Raises `UsageError("not-encrypted")` when there is no layer to encrypt or one
     is encrypted already, and what reading the source raises.
     """
-    asked = select_layers(layers, len(image.manifest.layers))
+    asked = select_layers(layers, count_layers(image))
     if not asked:
         raise UsageError("not-encrypted", "the image has no layer to encrypt")
+    if image.marked:
+        asked = (0, *(number + 1 for number in asked))
     kinds = [media.LayerType.parse(layer.media_type) for layer in image.manifest.layers]
     for number in asked:
         if kinds[number].encrypted:
-            raise UsageError("not-encrypted", f"layer {number} is encrypted already", "Push it with `enclave-cc image push`.")
+            raise UsageError("not-encrypted", f"layer {number - image.marked} is encrypted already", "Push it with `enclave-cc image push`.")
     with ThreadPoolExecutor(_WORKERS) as pool:
         futures = {}
         for number in asked:
@@ -129,7 +137,8 @@ def _encrypt_layer(image: SourceImage, number: int, kek: Kek, staging: Path, pro
         size=size,
         annotations={**layer.annotations, **annotations},
     )
-    progress(f"layer {number}: encrypted {size} bytes ({kind})")
+    name = f"layer {number - image.marked}" if number >= image.marked else "marker"
+    progress(f"{name}: encrypted {size} bytes ({kind})")
     return descriptor, path
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from enclave_cc.crypto.signing_key import SigningKey
-from enclave_cc.owner.publish import encrypt, push, registration, sign
+from enclave_cc.owner.publish import encrypt, marker, push, registration, sign
 from enclave_cc.owner.publish.sources import SourceImage
 from enclave_cc.record import record
 from enclave_cc.transport.registry import Registry
@@ -19,7 +19,10 @@ from enclave_cc.wire.rcar.uri import ResourcePath
 
 @record
 class Request:
-    """What the owner wants: which layers encrypted (`all` or numbers), what a host may override (None: as it is)."""
+    """What the owner wants: which layers encrypted (`all` or numbers), what a host may override (None: as it is).
+
+    `marker`: whether the image gets a marker layer (`marker.py`).
+    """
 
     target: Reference
     signing_key: SigningKey
@@ -27,6 +30,7 @@ class Request:
     layers: str = "all"
     allow: Sequence[str] | None = None
     replace_signer: bool = False
+    marker: bool = True
 
 
 @record
@@ -64,7 +68,9 @@ def publish_image(
     Raises what these raise; what is left behind then is a key without an image, or an image without a tag.
     """
     registration.check_overrides(request.allow)  # 1
-    encrypt.select_layers(request.layers, len(image.manifest.layers))
+    encrypt.select_layers(request.layers, encrypt.count_layers(image))
+    if request.marker:
+        image = marker.add_marker(image)
     registration.check_signer(store, request.target, request.signing_key.public, replace=request.replace_signer)
     registry.find_manifest(request.target.repository, request.target.target)
     kek = registration.register_kek(store, request.key_path or registration.choose_key_path(request.target))  # 2

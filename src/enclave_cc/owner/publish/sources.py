@@ -55,6 +55,7 @@ class SourceImage:
     config: ImageConfig
     config_bytes: bytes
     platforms: tuple[str, ...]  # others that the source's index offers, not taken
+    marked: bool = False  # layer 0 is a marker of ours
 
     def open_layer(self, layer: Descriptor) -> Iterator[bytes]:
         """A layer's bytes. Raises `PeerError("digest-mismatch")` at its end if they are not what the manifest says."""
