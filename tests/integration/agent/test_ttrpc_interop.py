@@ -15,64 +15,15 @@ from pathlib import Path
 import pytest
 
 from enclave_cc.errors import PeerError
-from enclave_cc.record import record
 from enclave_cc.transport.ttrpc import Client
 from enclave_cc.transport.ttrpc_server import Call, Server, WithCall
-from enclave_cc.wire.pb import codec
-from enclave_cc.wire.pb.ttrpc import Any
+from enclave_cc.wire.pb import codec, shim_events, task
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(not (shutil.which("containerd") and shutil.which("ctr")), reason="containerd is not installed"),
 ]
-EVENTS = "containerd.services.events.ttrpc.v1.Events"
-TASK = "containerd.task.v2.Task"
-
-
-@record
-class Timestamp:
-    seconds: int = codec.int64(1)
-    nanos: int = codec.int32(2)
-
-
-@record
-class Envelope:
-    """containerd/api/services/ttrpc/events/v1/events.proto"""
-
-    timestamp: Timestamp | None = codec.message(1, Timestamp)
-    namespace: str = codec.string(2)
-    topic: str = codec.string(3)
-    event: Any | None = codec.message(4, Any)
-
-
-@record
-class ForwardRequest:
-    envelope: Envelope | None = codec.message(1, Envelope)
-
-
-@record
-class TaskExit:
-    """containerd/api/events/task.proto"""
-
-    container_id: str = codec.string(1)
-    id: str = codec.string(2)
-    pid: int = codec.uint32(3)
-    exit_status: int = codec.uint32(4)
-
-
-@record
-class StateRequest:
-    """containerd/runtime/v2/task/shim.proto"""
-
-    id: str = codec.string(1)
-
-
-@record
-class StateResponse:
-    id: str = codec.string(1)
-    bundle: str = codec.string(2)
-    pid: int = codec.uint32(3)
-    status: int = codec.int32(4)
+TASK = task.SERVICES[0]
 
 
 @pytest.fixture
@@ -95,25 +46,26 @@ def containerd(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_containerds_server_takes_our_calls(containerd: Path) -> None:
-    event = Any("containerd.events.TaskExit", codec.encode(TaskExit("c1", "c1", 42, 7)))
-    request = codec.encode(ForwardRequest(Envelope(Timestamp(1_700_000_000, 5), "ns", "/tasks/exit", event)))
+    exited = shim_events.TaskExit("c1", "c1", 42, 7, task.Timestamp(1_700_000_000))
+    request = shim_events.wrap(exited, "ns", 1_700_000_000_000_000_005)
+    empty = codec.encode(shim_events.ForwardRequest(shim_events.Envelope(topic="/x")))
     with subprocess.Popen(["ctr", "-a", str(containerd), "events"], stdout=subprocess.PIPE) as listener:
         try:
             with Client(f"{containerd}.ttrpc", 10) as client:
                 time.sleep(1)  # until ctr has subscribed
                 for _ in range(50):
                     metadata = [("containerd-namespace-ttrpc", "ns")]
-                    assert client.call(EVENTS, "Forward", request, timeout=5, metadata=metadata) == b""
+                    assert client.call(shim_events.SERVICE, shim_events.METHOD, request, timeout=5, metadata=metadata) == b""
                 for service, method, data, code in (
-                    (EVENTS, "Nope", b"", "rpc-failed"),
+                    (shim_events.SERVICE, "Nope", b"", "rpc-failed"),
                     ("no.Such", "Service", b"", "rpc-failed"),
-                    (EVENTS, "Forward", b"\xff", "rpc-failed"),
-                    (EVENTS, "Forward", codec.encode(ForwardRequest(Envelope(topic="/x"))), "usage"),
+                    (shim_events.SERVICE, shim_events.METHOD, b"\xff", "rpc-failed"),
+                    (shim_events.SERVICE, shim_events.METHOD, empty, "usage"),
                 ):
                     with pytest.raises(PeerError) as caught:
                         client.call(service, method, data)
                     assert caught.value.code == code
-                assert client.call(EVENTS, "Forward", request) == b""
+                assert client.call(shim_events.SERVICE, shim_events.METHOD, request) == b""
             assert listener.stdout is not None
             line = listener.stdout.readline().decode()
         finally:
@@ -132,10 +84,10 @@ def test_containerds_client_takes_our_answers(tmp_path: Path) -> None:
 
     def state(call: Call) -> bytes:
         seen.append(call)
-        found = codec.decode(StateRequest, call.payload).id
+        found = codec.decode(task.ProcessRequest, call.payload).id
         if len(seen) > 1:
             raise PeerError("not-found", f"there is no task {found!r}")
-        return codec.encode(StateResponse(id=found, bundle="/bundle", pid=4242, status=2))
+        return codec.encode(task.StateResponse(id=found, bundle="/bundle", pid=4242, status=2))
 
     try:
         with Server(str(socket), {TASK: {"State": WithCall(state)}}, log=lambda _: None):
@@ -145,7 +97,7 @@ def test_containerds_client_takes_our_answers(tmp_path: Path) -> None:
             assert '"pid": 4242' in done.stdout
             assert '"bundle": "/bundle"' in done.stdout
             assert seen[0].service == TASK
-            assert codec.decode(StateRequest, seen[0].payload) == StateRequest("c1")
+            assert codec.decode(task.ProcessRequest, seen[0].payload) == task.ProcessRequest("c1")
             done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
             assert done.returncode == 1
             assert "not-found: there is no task 'c1'" in done.stderr

@@ -49,11 +49,13 @@ class Publisher:
             self._changed.notify_all()
 
     def close(self, deadline: float) -> None:
-        """Sends what is left, for at most `deadline` seconds."""
+        """Sends what is left, for at most `deadline` seconds; what comes later is not sent."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._queue and not self._busy, deadline)
+        if self._client is not None:
+            self._client.close()
 
     def _run(self) -> None:
         while True:
