@@ -7,10 +7,11 @@ import hashlib
 
 from enclave_cc.enclave.agent import init_data
 from enclave_cc.errors import PeerError
-from enclave_cc.wire.launch.mounts import Volume
+from enclave_cc.wire.launch.limits import Rlimit
+from enclave_cc.wire.launch.mounts import Tmpfs, Volume
 from enclave_cc.wire.launch.overrides import Overrides
 from enclave_cc.wire.launch.policy import LaunchPolicy
-from enclave_cc.wire.launch.statement import LaunchStatement, Rlimit
+from enclave_cc.wire.launch.statement import LaunchStatement
 
 SEEDS = [
     LaunchStatement(
@@ -19,9 +20,11 @@ SEEDS = [
         container_id="c",
         args=("/a",),
         volumes=(Volume("v", "/d"),),
+        tmpfs=(Tmpfs("/t", 1, 0o700, False),),
+        masked=("/proc/x",),
         rlimits=(Rlimit("RLIMIT_NOFILE", 1, 2),),
     ).encode(),
-    Overrides(args=("a",), env=("A=b",), volumes=(Volume("v", "/d", True),), hostname="h").encode(),
+    Overrides(args=("a",), env=("A=b",), volumes=(Volume("v", "/d", True),), hostname="h", sealed=("/sys/x",)).encode(),
     LaunchPolicy().with_image("r/i", ["env:A", "volumes:/d", "exec"]).encode(),
     b'version = "0.1.0"\nalgorithm = "sha256"\n[data]\n'
     b"\"aa.toml\" = '''\n[token_configs.kbs]\nurl = \"https://k\"\ncert = \"c\"\n'''\n"

@@ -49,7 +49,7 @@ def run(image: Path, tmp_path: Path) -> Iterator[Run]:
         def start(*args: str, stdin: int = subprocess.DEVNULL, **members: object) -> Container:
             directory = Path(short) / str(len(containers))
             directory.mkdir()
-            keys = ("env", "cwd", "user", "groups", "capabilities", "no_new_privileges", "rlimits", "terminal")
+            keys = ("env", "cwd", "user", "groups", "capabilities", "ambient", "no_new_privileges", "rlimits", "terminal")
             process = {"args": args, **{key: members.pop(key) for key in keys if key in members}}
             plan = {"image": str(image), "directory": str(directory), "host": {}, "owners": {}, "process": process, **members}
             (directory / "plan.json").write_text(json.dumps(plan))

@@ -17,7 +17,7 @@ from enclave_cc.enclave.boot.process import ProcessSpec
 from enclave_cc.enclave.boot.signals import SignalPipe
 from enclave_cc.enclave.boot.status import StatusBoard
 from enclave_cc.errors import EnclaveCcError
-from enclave_cc.wire.launch.mounts import Volume
+from enclave_cc.wire.launch.mounts import Tmpfs, Volume
 
 
 def lay_out(plan: dict) -> str:
@@ -60,6 +60,7 @@ def main() -> int:
             user=spec.get("user", ""),
             groups=tuple(spec.get("groups", ())),
             capabilities=spec.get("capabilities", 0),
+            ambient=spec.get("ambient", 0),
             no_new_privileges=spec.get("no_new_privileges", False),
             rlimits=tuple(tuple(limit) for limit in spec.get("rlimits", ())),
             terminal=spec.get("terminal", False),
@@ -69,6 +70,9 @@ def main() -> int:
             tuple(plan.get("files", ())),
             tuple(plan.get("scratch", ())),
             plan.get("read_only_root", False),
+            tuple(Tmpfs(*place) for place in plan.get("tmpfs", ())),
+            tuple(plan.get("masked", ())),
+            tuple(plan.get("sealed", ())),
         )
         launch = Launch(process, view, plan.get("hostname"), plan.get("allow_exec", False), plan.get("stop_signal", 15))
         server = None

@@ -18,7 +18,7 @@ from enclave_cc.errors import PeerError
 from enclave_cc.simulator.platform import Platform
 from enclave_cc.wire.control import message
 from enclave_cc.wire.control.status import State
-from enclave_cc.wire.launch.statement import Rlimit
+from enclave_cc.wire.launch.limits import Rlimit
 from enclave_cc.wire.sealed.block import BLOCK_SIZE
 from enclave_cc.wire.sealed.rootfs import RootfsDescriptor
 from enclave_cc.wire.sgx.identity import EnclaveIdentity

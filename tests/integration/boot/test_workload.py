@@ -182,6 +182,37 @@ def test_read_only_root_keeps_scratch_writable(run: Run) -> None:
     assert err.count("Read-only file system") == 2
 
 
+def test_file_systems_in_memory(run: Run) -> None:
+    script = "cat /proc/mounts; ls -a /etc; touch /etc/x /home/x /tmp/x; stat -c %a /home/bob"
+    script += "; cp /bin/busybox /home/bob/sh; /home/bob/sh"
+    places = [["/etc", 1 << 20, 0o755, True], ["/home/bob", 0, 0o700, False]]
+    _, out, err = run("/bin/busybox", "sh", "-c", script, tmpfs=places, read_only_root=True).wait()
+    mounts = {line.split()[1]: line.split() for line in out.splitlines() if line.startswith("tmpfs ")}
+    assert mounts["/etc"][2] == mounts["/home/bob"][2] == "tmpfs"
+    assert {"size=1024k", "noswap", "nosuid", "nodev"} <= set(mounts["/etc"][3].split(","))
+    assert "noexec" in mounts["/home/bob"][3]
+    assert "passwd" not in out and "700" in out.splitlines()  # what the image has there is covered
+    assert "/etc/x" not in err and "/tmp/x: Read-only" in err and "/home/bob/sh: Permission denied" in err
+
+
+def test_more_of_the_kernel_can_be_hidden_and_sealed(run: Run) -> None:
+    script = "wc -c < /proc/uptime; ls /proc/fs; wc -c < /proc/version; grep -c . /proc/mounts; grep ' /proc/self/' /proc/mounts"
+    masked, sealed = ["/proc/uptime", "/proc/fs", "/proc/no/such"], ["/proc/version", "/sys/none"]
+    _, out, err = run("sh", "-c", script, masked=masked, sealed=sealed).wait()
+    lines = out.splitlines()
+    assert (lines[0], err) == ("0", "")
+    assert int(lines[1]) > 10
+
+
+def test_ambient_capabilities(run: Run) -> None:
+    """A user other than root has them, and what it executes."""
+    bind = 1 << 10
+    fields = {"user": "bob", "capabilities": DOCKER, "ambient": bind, "no_new_privileges": True}
+    _, out, _ = run("sh", "-c", "grep ^Cap /proc/self/status", **fields).wait()
+    found = {line.split(":")[0]: int(line.split()[1], 16) for line in out.splitlines()}
+    assert found == {"CapInh": bind, "CapPrm": bind, "CapEff": bind, "CapBnd": DOCKER, "CapAmb": bind}
+
+
 def test_volumes_and_files(run: Run, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/f").write_text("host")

@@ -254,6 +254,7 @@ class Node:
                 "runtime_type": "io.containerd.rune.v2",
                 "pod_annotations": words,
                 "container_annotations": words,
+                "privileged_without_host_devices": True,
             }
             images = {"snapshotter": SNAPSHOTTER, "disable_snapshot_annotations": False}
         containerd = {"default_runtime_name": "runc", "runtimes": runtimes}

@@ -51,10 +51,10 @@ def bound(allowed: int) -> int:
         bit += 1
 
 
-def switch_user(uid: int, gid: int, groups: Iterable[int], allowed: int) -> None:
+def switch_user(uid: int, gid: int, groups: Iterable[int], allowed: int, ambient: int = 0) -> None:
     """Becomes `uid`:`gid` with `allowed` capabilities, as docker does: root holds them, others none until they exec up.
 
-    Inheritable and ambient sets end empty.
+    Inheritable and ambient sets end as `ambient`: what others hold, and keep over execve.
     """
     syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
     syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1)
@@ -63,7 +63,10 @@ def switch_user(uid: int, gid: int, groups: Iterable[int], allowed: int) -> None
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 0)
-    held = allowed if uid == 0 else 0
-    syscalls.set_capabilities(held, held, 0)
+    held = allowed if uid == 0 else ambient
+    syscalls.set_capabilities(held, held, ambient)
+    for bit in range(ambient.bit_length()):
+        if ambient >> bit & 1:
+            syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_RAISE, bit)
     # A change of credentials resets this to fs.suid_dumpable, which is the host's to choose.
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)

@@ -16,7 +16,7 @@ from enclave_cc.enclave.boot import syscalls
 from enclave_cc.errors import EnvironmentFault, PeerError, foreign
 from enclave_cc.record import record
 from enclave_cc.wire.launch import mounts
-from enclave_cc.wire.launch.mounts import GENERATED_FILES, Volume
+from enclave_cc.wire.launch.mounts import GENERATED_FILES, MASKED, READ_ONLY, Tmpfs, Volume
 
 VOLUME_DIRECTORY = "/run/enclave-cc/volumes"
 FILE_DIRECTORY = "/run/enclave-cc/files"
@@ -25,11 +25,6 @@ FILE_LIMIT = 1 << 20
 SHM_SIZE = "65536k"
 TTY_GROUP = 5
 
-MASKED = (
-    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
-    "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
-)  # fmt: skip
-READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
 _LINKS = {
     "fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
@@ -42,12 +37,17 @@ _DATA_ONLY = _NO_ESCALATION | syscalls.MOUNT_ATTR_NOEXEC
 
 @record
 class View:
-    """What to build around the rootfs: host volumes, generated files, and places that stay writable in a read-only root."""
+    """What to build around the rootfs: host volumes, empty file systems in memory, generated files, and places that stay
+    writable in a read-only root. `masked` and `sealed` come on top of what is hidden or read-only anyway.
+    """
 
     volumes: tuple[Volume, ...] = ()
     files: tuple[str, ...] = ()
     scratch: tuple[str, ...] = ()
     read_only_root: bool = False
+    tmpfs: tuple[Tmpfs, ...] = ()
+    masked: tuple[str, ...] = ()
+    sealed: tuple[str, ...] = ()
 
 
 @record
@@ -123,15 +123,15 @@ def _furnish(view: View, captured: Captured) -> None:
     if captured.cgroup is not None:
         _attach(captured.cgroup, CGROUP_DIRECTORY)
     _furnish_devices()
-    for path in MASKED:
+    for path in (*MASKED, *view.masked):
         _mask(path)
-    for path in READ_ONLY:
+    for path in (*READ_ONLY, *view.sealed):
         _seal_read_only(path)
     if view.read_only_root:
         for place in view.scratch:
             _keep_writable(place)
     # Only now comes the host's: every path above, and every symbolic link in a volume's place, was the image's.
-    _attach_volumes(captured.volumes)
+    _attach_volumes([*captured.volumes, *((place, _create_memory(place)) for place in view.tmpfs)])
     if view.read_only_root:
         root = os.open("/", os.O_PATH | os.O_CLOEXEC)
         syscalls.set_mount_attributes(root, syscalls.MOUNT_ATTR_RDONLY)
@@ -178,6 +178,13 @@ def create_tmpfs(options: Sequence[tuple[str, str | None]], attributes: int) -> 
     return syscalls.create_filesystem("tmpfs", options, attributes), False
 
 
+def _create_memory(place: Tmpfs) -> int:
+    options = [("source", "tmpfs"), ("mode", f"{place.mode:o}")]
+    if place.size:
+        options.append(("size", str(place.size)))
+    return create_tmpfs(options, _NO_ESCALATION if place.executable else _DATA_ONLY)[0]
+
+
 def _attach(mount_fd: int, path: str) -> None:
     try:
         syscalls.attach_mount(mount_fd, path)
@@ -185,7 +192,7 @@ def _attach(mount_fd: int, path: str) -> None:
         os.close(mount_fd)
 
 
-def _attach_volumes(volumes: Sequence[tuple[Volume, int]]) -> None:
+def _attach_volumes(volumes: Sequence[tuple[Volume | Tmpfs, int]]) -> None:
     """Each in its place, the outer ones first: a place inside another volume is the host's ground, and may change."""
     placed = [(os.path.realpath(volume.destination), volume, fd) for volume, fd in volumes]  # the image's links
     for path, volume, fd in sorted(placed, key=lambda item: item[0].count("/")):

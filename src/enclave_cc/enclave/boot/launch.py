@@ -10,10 +10,9 @@ from enclave_cc.enclave.boot.process import ProcessSpec
 from enclave_cc.errors import PeerError, foreign
 from enclave_cc.record import record, replace
 from enclave_cc.wire.control.message import ExecRequest
+from enclave_cc.wire.launch.limits import UNLIMITED, Rlimit
 from enclave_cc.wire.launch.overrides import read_filter
-from enclave_cc.wire.launch.statement import LaunchStatement, Rlimit
-
-_UNLIMITED = (1 << 64) - 1
+from enclave_cc.wire.launch.statement import LaunchStatement
 
 
 @record
@@ -49,6 +48,7 @@ def interpret(statement: LaunchStatement) -> Launch:
         user=statement.user,
         groups=statement.groups,
         capabilities=capabilities.parse_names(statement.capabilities),
+        ambient=capabilities.parse_names(statement.ambient),
         no_new_privileges=statement.no_new_privileges,
         seccomp=read_filter(statement.seccomp),
         rlimits=tuple(_interpret_limit(limit) for limit in statement.rlimits),
@@ -56,7 +56,15 @@ def interpret(statement: LaunchStatement) -> Launch:
     )
     return Launch(
         process=process,
-        view=filesystem.View(statement.volumes, statement.files, statement.scratch, statement.read_only_root),
+        view=filesystem.View(
+            volumes=statement.volumes,
+            files=statement.files,
+            scratch=statement.scratch,
+            read_only_root=statement.read_only_root,
+            tmpfs=statement.tmpfs,
+            masked=statement.masked,
+            sealed=statement.sealed,
+        ),
         hostname=statement.hostname or None,
         allow_exec=statement.allow_exec,
         stop_signal=statement.stop_signal,
@@ -67,5 +75,5 @@ def _interpret_limit(limit: Rlimit) -> tuple[int, int, int]:
     number = getattr(resource, limit.name, None)
     if not isinstance(number, int):
         raise PeerError("launch-failed", f"there is no resource limit {foreign(limit.name)!r}")
-    soft, hard = (resource.RLIM_INFINITY if value == _UNLIMITED else value for value in (limit.soft, limit.hard))
+    soft, hard = (resource.RLIM_INFINITY if value == UNLIMITED else value for value in (limit.soft, limit.hard))
     return number, soft, hard

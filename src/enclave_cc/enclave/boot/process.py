@@ -32,8 +32,8 @@ _STANDARD = 3  # descriptors 0, 1 and 2
 
 @record
 class ProcessSpec:
-    """What to execute, and as whom. `capabilities` is a bit mask, `rlimits` are (RLIMIT_* number, soft, hard), `seccomp` is
-    a filter on top of our own (8 bytes an instruction).
+    """What to execute, and as whom. `capabilities` and `ambient` are bit masks, `rlimits` are (RLIMIT_* number, soft, hard),
+    `seccomp` is a filter on top of our own (8 bytes an instruction).
     """
 
     args: tuple[str, ...]
@@ -42,6 +42,7 @@ class ProcessSpec:
     user: str = ""
     groups: tuple[str | int, ...] = ()
     capabilities: int = 0
+    ambient: int = 0
     no_new_privileges: bool = False
     seccomp: bytes = b""
     rlimits: tuple[tuple[int, int, int], ...] = ()
@@ -182,7 +183,7 @@ def _become(channel: socket.socket, spec: ProcessSpec, stdio: Sequence[int], *, 
     seccomp.install(allowed)  # while still allowed to without no_new_privs
     if spec.seccomp and not spec.no_new_privileges:
         syscalls.install_filter(spec.seccomp)
-    capabilities.switch_user(identity.uid, identity.gid, identity.groups, allowed)
+    capabilities.switch_user(identity.uid, identity.gid, identity.groups, allowed, allowed & spec.ambient)
     if not in_cwd:  # a directory that the user may enter, but root without DAC_OVERRIDE (or over NFS) may not
         os.chdir(spec.cwd)
     channel.send(b'{"kind":"ready"}')

@@ -61,6 +61,8 @@ def make_sections(containerd: Containerd, choice: Choice) -> dict[str, Any]:
         "runtime_type": RUNTIME_TYPE,
         "pod_annotations": _ANNOTATIONS,
         "container_annotations": _ANNOTATIONS,
+        # The shim refuses devices; a privileged pod asks for all capabilities, and for what devices there are.
+        "privileged_without_host_devices": True,
     }
     if choice.per_runtime:
         runtime["snapshotter"] = NAME

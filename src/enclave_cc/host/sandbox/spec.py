@@ -7,12 +7,14 @@ measured bundles, read-only, shared by all pods.
 from __future__ import annotations
 
 import functools
+import resource
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from enclave_cc.host.sandbox import cgroups
 from enclave_cc.record import field, record
+from enclave_cc.wire.launch.limits import UNLIMITED, Rlimit
 
 VERSION = "1.0.2"
 PAUSE_PROGRAM = Path("/bin/busybox")
@@ -64,7 +66,8 @@ class Foundation:
 
     `joined`: namespaces to join, by OCI type; `shared`: types of namespaces of the node's own; `group`: OCI
     `linux.cgroupsPath`; `resources`: OCI `linux.resources`; `capabilities`: what the workload is to have, as CAP_NAME, so
-    that boot init can hand it on where the owner allows it.
+    that boot init can hand it on where the owner allows it; `separate`: types of further namespaces of its own; `sysctls`: of
+    its namespaces; `rlimits`: what the workload is to have, which boot init may have to raise.
     """
 
     group: str
@@ -73,22 +76,48 @@ class Foundation:
     resources: Mapping[str, Any] = field(default_factory=dict)
     oom_score: int | None = None
     capabilities: tuple[str, ...] = ()
+    separate: frozenset[str] = frozenset()
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    rlimits: tuple[Rlimit, ...] = ()
 
     def put(self, spec: dict[str, Any]) -> None:
         """Changes a specification made here accordingly."""
         linux = spec["linux"]
         kept = [n for n in linux["namespaces"] if n["type"] not in self.shared and n["type"] not in self.joined]
-        linux["namespaces"] = [*kept, *({"type": kind, "path": path} for kind, path in self.joined.items())]
+        linux["namespaces"] = [
+            *kept,
+            *({"type": kind, "path": path} for kind, path in self.joined.items()),
+            *({"type": kind} for kind in sorted(self.separate)),
+        ]
         linux["cgroupsPath"] = self.group
         devices = linux["resources"]["devices"]
         linux["resources"] = {**self.resources, "devices": devices}
         granted = {name for name in self.capabilities if name.removeprefix("CAP_") in own_capabilities()}
         for kind, names in spec["process"]["capabilities"].items():
             spec["process"]["capabilities"][kind] = sorted(granted | set(names))
+        if self.sysctls:
+            linux["sysctl"] = dict(self.sysctls)
+        raised = [found for limit in self.rlimits if (found := _raise_limit(limit)) is not None]
+        if raised:
+            spec["process"]["rlimits"] = raised
         if self.oom_score is not None:
             spec["process"]["oomScoreAdj"] = self.oom_score
         if "uts" in self.joined or "uts" in self.shared:
             del spec["hostname"]  # runc refuses to set the name of a namespace that is not the container's own
+
+
+def _raise_limit(limit: Rlimit) -> dict[str, Any] | None:
+    """Boot init's own limit: ours, with a ceiling under which it can give the workload what it is to have.
+
+    Never a lower one: boot init and the server of its root file system need what they need.
+    """
+    number = getattr(resource, limit.name, None)
+    if not isinstance(number, int):
+        return None  # boot init will say so
+    soft, hard = (UNLIMITED if value == resource.RLIM_INFINITY else value for value in resource.getrlimit(number))
+    if limit.hard <= hard:
+        return None
+    return {"type": limit.name, "soft": soft, "hard": limit.hard}
 
 
 @record

@@ -111,12 +111,33 @@ class AppContainer(Container):
             ended.set()
         self.sandbox.log.write("info", "pulled", container=self.id, image=image, digest=pulled.manifest_digest)
         self._check()
-        known = known_images.read(mounts.find_top(self.asked.rootfs))
-        if known and pulled.manifest_digest not in known:
+        self._check_known(pulled.manifest_digest)
+
+    def _check_known(self, digest: str) -> None:
+        """That the image which the enclave will run is the one that the cluster knows the container by.
+
+        1. its manifest is one that containerd pulled
+        2. CRI has no other manifest of the same configuration: which of them a pod meant, it does not tell (containerd
+           1.6 names either). The pod may say so itself. Images of one manifest in two repositories are alike but in name.
+
+        Raises `PeerError("digest-mismatch")`, `UsageError("bad-reference")`.
+        """
+        image, known = self.workload.image, known_images.read(mounts.find_top(self.asked.rootfs))
+        # 1
+        if known and digest not in known:
             raise PeerError(
                 "digest-mismatch",
-                f"containerd pulled {' or '.join(sorted(known))} as {image}, the enclave {pulled.manifest_digest}",
+                f"containerd pulled {' or '.join(sorted(known))} as {image}, the enclave {digest}",
                 "The tag has moved: pull the image anew, or name it by digest.",
+            )
+        # 2
+        others = known_images.find_namesakes(known, digest)
+        if others and not workloads.names_own_image(workloads.annotations_of(self.asked.spec)):
+            raise UsageError(
+                "bad-reference",
+                f"containerd takes {digest} ({image}) and {' and '.join(others)} for one image: they have one configuration",
+                f"Publish with a marker layer, remove the other image from the node, or name the one with the annotation "
+                f"{workloads.OWN_IMAGE}.CONTAINER.",
             )
 
     def give_up(self, error: EnclaveCcError) -> None:
@@ -190,7 +211,8 @@ class AppContainer(Container):
 
     def _attach_terminal(self) -> None:
         deadline = self.sandbox.deadlines.app_start
-        _, descriptors = control_client.ask(self.control, message.TerminalRequest(), deadline=deadline)
+        request = message.TerminalRequest(*self.workload.console)
+        _, descriptors = control_client.ask(self.control, request, deadline=deadline)
         if not descriptors:
             raise PeerError("malformed", "boot init gave no terminal")
         require_streams(self.streams).attach(descriptors[0])
@@ -240,6 +262,7 @@ class AppExec(Process):
         user, groups = workloads.read_user(process.get("user") or {})
         del groups  # boot init gives an exec the groups of its user in the image
         try:
+            size = process.get("consoleSize") or {}
             self._request = message.ExecRequest(
                 id=self._inner,
                 args=tuple(map(str, process["args"])),
@@ -247,8 +270,10 @@ class AppExec(Process):
                 cwd=str(process.get("cwd") or "") or None,
                 user=None if user == container.workload.user else user,
                 terminal=names.terminal,
+                rows=int(size.get("height") or 0),
+                columns=int(size.get("width") or 0),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError("usage", "the exec's specification cannot be read") from error
         self._connection: ControlConnection | None = None
 

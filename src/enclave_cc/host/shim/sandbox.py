@@ -176,7 +176,7 @@ class Sandbox:
         joined = {"network": network} if network and self.configuration.network.agent == "pod" else {}
         self._foundation = Foundation(group=agent_group, joined=joined)
         for mount in asked.spec.get("mounts") or []:
-            if mount.get("destination") == "/etc/resolv.conf" and joined:
+            if mount.get("destination") == "/etc/resolv.conf" and self.configuration.network.agent == "pod":
                 self._resolver = Path(str(mount.get("source")))
         options = PodOptions(identifier=pod_id(self.namespace, self.group), remove=True, systemd=systemd)
         pod = Pod.create(self.configuration, options)

@@ -13,24 +13,28 @@ from typing import Any
 from enclave_cc.errors import PeerError, UsageError, foreign
 from enclave_cc.host.sandbox import image_user
 from enclave_cc.host.sandbox.spec import Foundation, Volume
+from enclave_cc.host.shim import mount_table, refusals
 from enclave_cc.record import record
 from enclave_cc.wire.launch import mounts
+from enclave_cc.wire.launch.limits import Rlimit
 from enclave_cc.wire.launch.overrides import Overrides
 
 CONTAINER_TYPE = "io.kubernetes.cri.container-type"
 SANDBOX_ID = "io.kubernetes.cri.sandbox-id"
 IMAGE_NAME = "io.kubernetes.cri.image-name"
+CONTAINER_NAME = "io.kubernetes.cri.container-name"
+# With `.CONTAINER` after it, it speaks of one container of the pod.
 OWN_IMAGE = "enclave-cc.image"
 
-# Boot init makes these itself, as every runtime does by default.
-_OWN_PLACES = frozenset({"/proc", "/dev", "/dev/pts", "/dev/mqueue", "/dev/shm", "/sys", "/sys/fs/cgroup", "/run"})  # noqa: S108
-_GENERATED = {place: name for name, place in mounts.GENERATED_FILES.items()}
 _JOINED = ("network", "ipc", "uts")
+_NAMESPACES = frozenset({"pid", "mount", "cgroup", *_JOINED})
 
 
 @record
 class Workload:
-    """One container: `image` as it is pulled, and the host's and the enclave's side of its start."""
+    """One container: `image` as it is pulled, and the host's and the enclave's side of its start. `console`: rows and columns
+    of its terminal, 0 where nothing is said.
+    """
 
     image: str
     hostname: str
@@ -39,6 +43,7 @@ class Workload:
     volumes: tuple[Volume, ...]
     generated: Mapping[str, Path]
     user: str | None
+    console: tuple[int, int]
 
 
 def is_sandbox(spec: Mapping[str, Any]) -> bool:
@@ -57,10 +62,19 @@ def group_of(spec: Mapping[str, Any], identifier: str) -> str:
 
 def find_image(annotations: Mapping[str, str]) -> str:
     """Raises `UsageError` when none is named."""
-    image = annotations.get(OWN_IMAGE) or annotations.get(IMAGE_NAME)
+    image = _find_own_image(annotations) or annotations.get(IMAGE_NAME)
     if not image:
         raise UsageError("bad-reference", f"no annotation names the image: {OWN_IMAGE} or {IMAGE_NAME}")
     return image
+
+
+def names_own_image(annotations: Mapping[str, str]) -> bool:
+    """Whether the image is named by the pod, and not by containerd for it."""
+    return _find_own_image(annotations) is not None
+
+
+def _find_own_image(annotations: Mapping[str, str]) -> str | None:
+    return annotations.get(f"{OWN_IMAGE}.{annotations.get(CONTAINER_NAME)}") or annotations.get(OWN_IMAGE) or None
 
 
 def translate(spec: Mapping[str, Any], *, terminal: bool, stdin: bool = False) -> Workload:
@@ -82,7 +96,7 @@ def make_foundation(spec: Mapping[str, Any], group: str) -> Foundation:
     """Namespaces, control group and limits of the container of `spec`. Raises `PeerError("launch-failed")`.
 
     1. the process namespace is the container's own: another's could be seen, and signalled, from there
-    2. so are the mounts; a user namespace is not supported
+    2. so are the mounts, and the control groups where they have a namespace; other namespaces are not supported
     """
     linux = spec["linux"]
     given = {str(entry["type"]): str(entry.get("path") or "") for entry in linux.get("namespaces") or []}
@@ -94,8 +108,11 @@ def make_foundation(spec: Mapping[str, Any], group: str) -> Foundation:
             "Unset shareProcessNamespace and hostPID.",
         )
     # 2
-    if given.get("mount") or "user" in given:
-        raise PeerError("launch-failed", "neither a shared mount namespace nor a user namespace can be given to an enclave")
+    if given.get("mount") or given.get("cgroup") or set(given) - _NAMESPACES:
+        raise PeerError(
+            "launch-failed",
+            f"an enclave has mounts and control groups of its own, and no namespace but {', '.join(sorted(_NAMESPACES))}",
+        )
     resources = {name: value for name, value in (linux.get("resources") or {}).items() if name != "devices"}
     return Foundation(
         group=group,
@@ -104,33 +121,44 @@ def make_foundation(spec: Mapping[str, Any], group: str) -> Foundation:
         resources=resources,
         oom_score=spec["process"].get("oomScoreAdj"),
         capabilities=read_capabilities(spec["process"]),
+        separate=frozenset({"cgroup"} & set(given)),
+        sysctls={str(name): str(value) for name, value in (linux.get("sysctl") or {}).items()},
+        rlimits=read_limits(spec["process"]),
     )
 
 
 def _translate(spec: Mapping[str, Any], *, terminal: bool, stdin: bool) -> Workload:
-    process = spec["process"]
+    refusals.check_spec(spec)
+    process, linux = spec["process"], spec["linux"]
     env, hostname = _split_env(process.get("env") or [], spec, terminal=terminal)
-    volumes, places, generated = _split_mounts(spec.get("mounts") or [])
+    table = mount_table.sort_mounts(spec.get("mounts") or [])
     user, groups = read_user(process.get("user") or {})
     overrides = Overrides(
         entrypoint=tuple(map(str, process["args"])),
         env=env,
-        cwd=_plain(str(process.get("cwd") or "/")),
+        cwd=mount_table.shorten_path(str(process.get("cwd") or "/")),
         user=user,
         groups=groups,
         hostname=hostname,
-        volumes=places,
-        files=tuple(sorted(generated)),
+        volumes=table.places,
+        tmpfs=table.tmpfs,
+        files=tuple(sorted(table.generated)),
         stdin=stdin,
         terminal=terminal,
         read_only_root=bool((spec.get("root") or {}).get("readonly")),
         no_new_privileges=bool(process.get("noNewPrivileges")),
         capabilities=read_capabilities(process),
-        seccomp=read_seccomp(spec["linux"]),
+        ambient=tuple(sorted(map(str, (process.get("capabilities") or {}).get("ambient") or ()))),
+        seccomp=read_seccomp(linux),
+        rlimits=read_limits(process),
+        masked=_list_further(linux.get("maskedPaths"), mounts.MASKED),
+        sealed=_list_further(linux.get("readonlyPaths"), mounts.READ_ONLY),
     )
-    foundation = make_foundation(spec, str(spec["linux"]["cgroupsPath"]))
+    foundation = make_foundation(spec, str(linux["cgroupsPath"]))
     image = find_image(annotations_of(spec))
-    return Workload(image, hostname, overrides, foundation, volumes, generated, user)
+    size = process.get("consoleSize") or {}
+    console = (int(size.get("height") or 0), int(size.get("width") or 0))
+    return Workload(image, hostname, overrides, foundation, table.volumes, table.generated, user, console)
 
 
 def _split_env(env: list[str], spec: Mapping[str, Any], *, terminal: bool) -> tuple[tuple[str, ...], str]:
@@ -146,34 +174,22 @@ def _split_env(env: list[str], spec: Mapping[str, Any], *, terminal: bool) -> tu
     return tuple(kept), hostname
 
 
-def _split_mounts(
-    listed: list[Mapping[str, Any]],
-) -> tuple[tuple[Volume, ...], tuple[mounts.Volume, ...], dict[str, Path]]:
-    """The host's and the enclave's side of the volumes, and the generated files by name."""
-    volumes: list[Volume] = []
-    places: dict[str, mounts.Volume] = {}
-    generated: dict[str, Path] = {}
-    for mount in listed:
-        destination, source = _plain(str(mount["destination"])), str(mount.get("source") or "")
-        if destination in _GENERATED:
-            generated[_GENERATED[destination]] = Path(source)
-            continue
-        if destination in _OWN_PLACES and mount.get("type") != "bind":
-            continue
-        if mount.get("type") != "bind":
-            raise PeerError(
-                "launch-failed", f"a mount of type {foreign(mount.get('type'))!r} at {foreign(destination)} is not supported"
-            )
-        name, read_only = f"v{len(volumes)}", "ro" in (mount.get("options") or [])
-        volumes.append(Volume(name, Path(source), read_only))
-        places[destination] = mounts.Volume(name, destination, read_only)  # the later of two at one place covers the earlier
-    wanted = {place.name for place in places.values()}
-    return tuple(v for v in volumes if v.name in wanted), tuple(places.values()), generated
-
-
 def read_capabilities(process: Mapping[str, Any]) -> tuple[str, ...]:
     """What a workload may have at most, as CAP_NAME: all of it for root, as under runc."""
     return tuple(sorted({str(name) for name in (process.get("capabilities") or {}).get("bounding") or ()}))
+
+
+def read_limits(process: Mapping[str, Any]) -> tuple[Rlimit, ...]:
+    """The POSIX resource limits; of one that is there twice the last counts. Raises `PeerError`."""
+    found = {
+        str(item["type"]): Rlimit(str(item["type"]), int(item["soft"]), int(item["hard"])) for item in process.get("rlimits") or ()
+    }
+    return tuple(found.values())
+
+
+def _list_further(paths: Any, known: tuple[str, ...]) -> tuple[str, ...]:
+    """What is to be hidden or sealed besides what always is."""
+    return tuple(path for path in dict.fromkeys(map(mount_table.shorten_path, map(str, paths or ()))) if path not in known)
 
 
 def read_seccomp(linux: Mapping[str, Any]) -> str:
@@ -197,14 +213,3 @@ def read_user(user: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
     if gid == image_user.GID:
         return str(uid), tuple(map(str, groups))
     return ("0" if uid == gid == 0 else f"{uid}:{gid}"), tuple(map(str, groups))
-
-
-def _plain(path: str) -> str:
-    """An absolute path in its shortest form; containerd hands on what a user wrote."""
-    parts: list[str] = []
-    for part in path.split("/"):
-        if part == "..":
-            parts = parts[:-1]
-        elif part not in ("", "."):
-            parts.append(part)
-    return "/" + "/".join(parts)

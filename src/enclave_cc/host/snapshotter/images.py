@@ -32,6 +32,7 @@ class Image:
     """One manifest and what its configuration says. `user`: the USER of the image, `chain`: ids of its layers' stacks."""
 
     manifest_digest: str
+    config_digest: str
     encrypted: bool
     chain: tuple[str, ...]
     user: str
@@ -84,15 +85,17 @@ class ContentStore:
             self._known[name] = None
             return None
         encrypted = any(layer.media_type.endswith(ENCRYPTED) for layer in manifest.layers)
+        config_digest = str(manifest.config.digest)
         document = self._read_json(manifest.config.digest.hex)
         if document is None:
-            return Image(f"sha256:{name}", encrypted, (), "")  # being pulled: to be looked at again
+            return Image(f"sha256:{name}", config_digest, encrypted, (), "")  # being pulled: to be looked at again
         try:
             config = ImageConfig.parse(document)
         except PeerError:
             self._known[name] = None
             return None
-        image = self._known[name] = Image(f"sha256:{name}", encrypted, chain_ids(config.diff_ids), config.user)
+        image = Image(f"sha256:{name}", config_digest, encrypted, chain_ids(config.diff_ids), config.user)
+        self._known[name] = image
         return image
 
     def _read_json(self, name: str) -> bytes | None:

@@ -164,7 +164,8 @@ class Snapshotter:
                 flush=True,
             )
         users = {image.user for image in images if image.user}
-        files = {known_images.FILE: known_images.encode(image.manifest_digest for image in images)} if images else {}
+        known = {image.manifest_digest: image.config_digest for image in images}
+        files = {known_images.FILE: known_images.encode(known)} if known else {}
         if users:
             files |= {"etc/passwd": user_files.make_passwd(users), "etc/group": user_files.make_group(users)}
         return files

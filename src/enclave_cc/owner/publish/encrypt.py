@@ -89,7 +89,9 @@ def encrypt_image(image: SourceImage, kek: Kek, *, layers: str, staging: Path, p
     kinds = [media.LayerType.parse(layer.media_type) for layer in image.manifest.layers]
     for number in asked:
         if kinds[number].encrypted:
-            raise UsageError("not-encrypted", f"layer {number - image.marked} is encrypted already", "Push it with `enclave-cc image push`.")
+            raise UsageError(
+                "not-encrypted", f"layer {number - image.marked} is encrypted already", "Push it with `enclave-cc image push`."
+            )
     with ThreadPoolExecutor(_WORKERS) as pool:
         futures = {}
         for number in asked:

@@ -61,9 +61,10 @@ def combine(
     2. a variable that is new or has another value is allowed by `env` or `env:NAME`
     3. another working directory is allowed by `workdir`
     4. another user, or groups, are allowed by `user`
-    5. each volume is allowed by `volumes` or `volumes:DESTINATION`; Kubernetes' termination log always is, and
-       the pod's /dev/shm is left out where it is not: every pod brings it, and without it the container has its own
-    6. a capability that docker does not give is allowed by `capabilities` or `capabilities:CAP_NAME`
+    5. each volume, or empty file system, is allowed by `volumes` or `volumes:DESTINATION`; Kubernetes' termination log
+       always is, and the pod's /dev/shm is left out where it is not: every pod brings it, and without it the container has its own
+    6. a capability that docker does not give, or gives to root alone, is allowed by `capabilities` or
+       `capabilities:CAP_NAME`
     7. standard input, and a terminal, which is one, are allowed by `stdin`: a shell does what it reads there
     """
     allowed = policy.for_image(name)
@@ -95,10 +96,16 @@ def combine(
             volumes.append(volume)
         elif volume.destination != SHARED_MEMORY:
             _deny(f"no host volume is to be mounted at {foreign(volume.destination)}", "volumes", name)
+    for place in overrides.tmpfs:
+        if not allowed.allows("volumes", place.destination):
+            _deny(f"nothing is to cover {foreign(place.destination)}", "volumes", name)
     # 6
     for capability in overrides.capabilities or ():
         if capability not in DEFAULT_CAPABILITIES and not allowed.allows("capabilities", capability):
             _deny(f"the capability {foreign(capability)} is not to be added", "capabilities", name)
+    for capability in overrides.ambient:
+        if not allowed.allows("capabilities", capability):
+            _deny(f"no user but root is to have the capability {foreign(capability)}", "capabilities", name)
     # 7
     stdin = overrides.stdin or overrides.terminal
     if stdin and not allowed.allows("stdin"):
@@ -114,13 +121,18 @@ def combine(
         groups=overrides.groups,
         hostname=overrides.hostname,
         volumes=tuple(volumes),
+        tmpfs=overrides.tmpfs,
         files=overrides.files,
         scratch=_find_scratch(config.volumes, overrides) if overrides.read_only_root else (),
         stdin=stdin,
         terminal=overrides.terminal,
         capabilities=DEFAULT_CAPABILITIES if overrides.capabilities is None else overrides.capabilities,
+        ambient=overrides.ambient,
         no_new_privileges=overrides.no_new_privileges,
         seccomp=overrides.seccomp,
+        rlimits=overrides.rlimits,
+        masked=overrides.masked,
+        sealed=overrides.sealed,
         read_only_root=overrides.read_only_root,
         upper_size=overrides.upper_size,
         allow_exec=allowed.allows("exec"),
@@ -170,7 +182,7 @@ def _normalise(path: str) -> str:
 
 
 def _find_scratch(volumes: tuple[str, ...], overrides: Overrides) -> tuple[str, ...]:
-    taken = {volume.destination for volume in overrides.volumes}
+    taken = {*(volume.destination for volume in overrides.volumes), *(place.destination for place in overrides.tmpfs)}
     paths = (check_path(_normalise(path), "a volume of the image") for path in volumes)
     return tuple(sorted({path for path in paths if path != "/" and path not in taken}))
 

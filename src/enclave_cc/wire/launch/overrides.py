@@ -7,8 +7,9 @@ import binascii
 from enclave_cc.errors import PeerError
 from enclave_cc.record import record
 from enclave_cc.wire.launch import members
+from enclave_cc.wire.launch.limits import Rlimit, check_limits
 from enclave_cc.wire.launch.members import Members
-from enclave_cc.wire.launch.mounts import Volume, check_files, check_path, check_volumes
+from enclave_cc.wire.launch.mounts import Tmpfs, Volume, check_files, check_kernel_paths, check_path, check_volumes
 
 VERSION = 1
 MAX_UPPER_SIZE = 1 << 50
@@ -19,7 +20,8 @@ _HOSTNAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrst
 @record(kw_only=True)
 class Overrides:
     """Defaults ask for nothing. `env` items are NAME=VALUE; `upper_size` is bytes, 0 for boot init's default;
-    `seccomp` is a BPF program in base64, which comes on top of boot init's own.
+    `seccomp` is a BPF program in base64, which comes on top of boot init's own; `ambient` are those of `capabilities` that
+    a user other than root keeps; `masked` and `sealed` are further places of the kernel to hide, or to leave readable only.
 
     Raises `PeerError("malformed")` for values that could not be carried out.
     """
@@ -32,13 +34,18 @@ class Overrides:
     groups: tuple[str, ...] = ()
     hostname: str = ""
     volumes: tuple[Volume, ...] = ()
+    tmpfs: tuple[Tmpfs, ...] = ()
     files: tuple[str, ...] = ()
     stdin: bool = False
     terminal: bool = False
     read_only_root: bool = False
     no_new_privileges: bool = False
     capabilities: tuple[str, ...] | None = None
+    ambient: tuple[str, ...] = ()
     seccomp: str = ""
+    rlimits: tuple[Rlimit, ...] = ()
+    masked: tuple[str, ...] = ()
+    sealed: tuple[str, ...] = ()
     upper_size: int = 0
 
     def __post_init__(self) -> None:
@@ -46,9 +53,12 @@ class Overrides:
         if self.cwd is not None:
             check_path(self.cwd, "the working directory")
         check_hostname(self.hostname)
-        check_volumes(self.volumes)
+        check_volumes(self.volumes, self.tmpfs)
         check_files(self.files)
         check_capabilities(self.capabilities or ())
+        check_ambient(self.ambient, self.capabilities or ())
+        check_limits(self.rlimits)
+        check_kernel_paths((*self.masked, *self.sealed))
         read_filter(self.seccomp)
         if not 0 <= self.upper_size <= MAX_UPPER_SIZE:
             raise PeerError("malformed", "the size of the writable layer is out of range")
@@ -65,13 +75,18 @@ class Overrides:
                 "groups": list(self.groups),
                 "hostname": self.hostname,
                 "volumes": [volume.to_json() for volume in self.volumes],
+                "tmpfs": [place.to_json() for place in self.tmpfs],
                 "files": list(self.files),
                 "stdin": self.stdin,
                 "terminal": self.terminal,
                 "read_only_root": self.read_only_root,
                 "no_new_privileges": self.no_new_privileges,
                 "capabilities": None if self.capabilities is None else list(self.capabilities),
+                "ambient": list(self.ambient),
                 "seccomp": self.seccomp,
+                "rlimits": [limit.to_json() for limit in self.rlimits],
+                "masked": list(self.masked),
+                "sealed": list(self.sealed),
                 "upper_size": self.upper_size,
             }
         )
@@ -92,13 +107,18 @@ class Overrides:
             groups=document.texts("groups", optional=True),
             hostname=document.text("hostname", ""),
             volumes=tuple(Volume.from_json(item) for item in document.children("volumes", optional=True)),
+            tmpfs=tuple(Tmpfs.from_json(item) for item in document.children("tmpfs", optional=True)),
             files=document.texts("files", optional=True),
             stdin=document.flag("stdin", False),
             terminal=document.flag("terminal", False),
             read_only_root=document.flag("read_only_root", False),
             no_new_privileges=document.flag("no_new_privileges", False),
             capabilities=document.optional_texts("capabilities"),
+            ambient=document.texts("ambient", optional=True),
             seccomp=document.text("seccomp", ""),
+            rlimits=tuple(Rlimit.from_json(item) for item in document.children("rlimits", optional=True)),
+            masked=document.texts("masked", optional=True),
+            sealed=document.texts("sealed", optional=True),
             upper_size=document.number("upper_size", 0, MAX_UPPER_SIZE, 0),
         )
         document.end()
@@ -132,6 +152,13 @@ def check_capabilities(names: tuple[str, ...]) -> None:
     """Raises `PeerError("malformed")` unless each is written as CAP_NAME and none is there twice."""
     if len(set(names)) != len(names) or not all(_is_capability(name) for name in names):
         raise PeerError("malformed", "a capability is not CAP_NAME, or is there twice")
+
+
+def check_ambient(ambient: tuple[str, ...], capabilities: tuple[str, ...]) -> None:
+    """Raises `PeerError("malformed")` unless each is one of `capabilities`, as capabilities(7) has it."""
+    check_capabilities(ambient)
+    if not set(ambient) <= set(capabilities):
+        raise PeerError("malformed", "an ambient capability is not one of the container's")
 
 
 def _is_capability(name: str) -> bool:

@@ -7,27 +7,12 @@ from typing import Any
 from enclave_cc.errors import PeerError
 from enclave_cc.record import record
 from enclave_cc.wire.launch import members
+from enclave_cc.wire.launch.limits import Rlimit, check_limits
 from enclave_cc.wire.launch.members import Members
-from enclave_cc.wire.launch.mounts import Volume, check_files, check_path, check_volumes
-from enclave_cc.wire.launch.overrides import MAX_UPPER_SIZE, check_env, check_hostname, read_filter
+from enclave_cc.wire.launch.mounts import Tmpfs, Volume, check_files, check_kernel_paths, check_path, check_volumes
+from enclave_cc.wire.launch.overrides import MAX_UPPER_SIZE, check_ambient, check_env, check_hostname, read_filter
 
 VERSION = 1
-_MAX_RLIMIT = (1 << 64) - 1  # RLIM_INFINITY
-
-
-@record
-class Rlimit:
-    """`name` is as in getrlimit(2): RLIMIT_NOFILE; 2**64-1 is no limit."""
-
-    name: str
-    soft: int
-    hard: int
-
-    def __post_init__(self) -> None:
-        if not self.name.startswith("RLIMIT_") or not self.name.isascii() or not self.name.isupper():
-            raise PeerError("malformed", "a resource limit's name does not start with RLIMIT_")
-        if not 0 <= self.soft <= self.hard <= _MAX_RLIMIT:
-            raise PeerError("malformed", "a resource limit is out of range")
 
 
 @record(kw_only=True)
@@ -44,14 +29,18 @@ class LaunchStatement:
     groups: tuple[str, ...] = ()
     hostname: str = ""
     volumes: tuple[Volume, ...] = ()
+    tmpfs: tuple[Tmpfs, ...] = ()
     files: tuple[str, ...] = ()
     scratch: tuple[str, ...] = ()
     stdin: bool = False
     terminal: bool = False
     capabilities: tuple[str, ...] = ()
+    ambient: tuple[str, ...] = ()
     no_new_privileges: bool = False
     seccomp: str = ""
     rlimits: tuple[Rlimit, ...] = ()
+    masked: tuple[str, ...] = ()
+    sealed: tuple[str, ...] = ()
     read_only_root: bool = False
     upper_size: int = 0
     allow_exec: bool = False
@@ -68,8 +57,11 @@ class LaunchStatement:
         check_env(self.env)
         check_path(self.cwd, "the working directory")
         check_hostname(self.hostname)
-        check_volumes(self.volumes)
+        check_volumes(self.volumes, self.tmpfs)
         check_files(self.files)
+        check_ambient(self.ambient, self.capabilities)
+        check_limits(self.rlimits)
+        check_kernel_paths((*self.masked, *self.sealed))
         read_filter(self.seccomp)
         for path in self.scratch:
             check_path(path, "a volume of the image")
@@ -87,14 +79,18 @@ class LaunchStatement:
             "groups": list(self.groups),
             "hostname": self.hostname,
             "volumes": [volume.to_json() for volume in self.volumes],
+            "tmpfs": [place.to_json() for place in self.tmpfs],
             "files": list(self.files),
             "scratch": list(self.scratch),
             "stdin": self.stdin,
             "terminal": self.terminal,
             "capabilities": list(self.capabilities),
+            "ambient": list(self.ambient),
             "no_new_privileges": self.no_new_privileges,
             "seccomp": self.seccomp,
-            "rlimits": [{"name": limit.name, "soft": limit.soft, "hard": limit.hard} for limit in self.rlimits],
+            "rlimits": [limit.to_json() for limit in self.rlimits],
+            "masked": list(self.masked),
+            "sealed": list(self.sealed),
             "read_only_root": self.read_only_root,
             "upper_size": self.upper_size,
             "allow_exec": self.allow_exec,
@@ -129,14 +125,18 @@ class LaunchStatement:
             groups=document.texts("groups"),
             hostname=document.text("hostname"),
             volumes=tuple(Volume.from_json(item) for item in document.children("volumes")),
+            tmpfs=tuple(Tmpfs.from_json(item) for item in document.children("tmpfs")),
             files=document.texts("files"),
             scratch=document.texts("scratch"),
             stdin=document.flag("stdin"),
             terminal=document.flag("terminal"),
             capabilities=document.texts("capabilities"),
+            ambient=document.texts("ambient"),
             no_new_privileges=document.flag("no_new_privileges"),
             seccomp=document.text("seccomp"),
-            rlimits=tuple(_read_rlimit(item) for item in document.children("rlimits")),
+            rlimits=tuple(Rlimit.from_json(item) for item in document.children("rlimits")),
+            masked=document.texts("masked"),
+            sealed=document.texts("sealed"),
             read_only_root=document.flag("read_only_root"),
             upper_size=document.number("upper_size", 0, MAX_UPPER_SIZE),
             allow_exec=document.flag("allow_exec"),
@@ -144,9 +144,3 @@ class LaunchStatement:
         )
         document.end()
         return statement
-
-
-def _read_rlimit(item: Members) -> Rlimit:
-    limit = Rlimit(item.text("name"), item.number("soft", 0, _MAX_RLIMIT), item.number("hard", 0, _MAX_RLIMIT))
-    item.end()
-    return limit

@@ -17,8 +17,9 @@ from enclave_cc.enclave.boot.status import StatusBoard
 from enclave_cc.errors import EnclaveCcError, EnvironmentFault, PeerError, UsageError
 from enclave_cc.wire.control.message import ExecRequest
 from enclave_cc.wire.control.status import State, Status
+from enclave_cc.wire.launch.limits import Rlimit
 from enclave_cc.wire.launch.mounts import Volume
-from enclave_cc.wire.launch.statement import LaunchStatement, Rlimit
+from enclave_cc.wire.launch.statement import LaunchStatement
 
 STATEMENT = LaunchStatement(
     image="registry.example/app:1",

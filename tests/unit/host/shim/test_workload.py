@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from enclave_cc.errors import EnclaveCcError, PeerError, UsageError
 from enclave_cc.host.sandbox import image_user
 from enclave_cc.host.shim import workload
 from enclave_cc.wire.launch import mounts
+from enclave_cc.wire.launch.limits import Rlimit
 
 
 def make_spec(**changes: Any) -> dict[str, Any]:
@@ -103,6 +105,8 @@ def test_the_nodes_own_namespaces() -> None:
         [{"type": "pid", "path": "/proc/7/ns/pid"}, {"type": "mount"}],
         [{"type": "pid"}, {"type": "mount", "path": "/proc/7/ns/mnt"}],
         [{"type": "pid"}, {"type": "mount"}, {"type": "user"}],
+        [{"type": "pid"}, {"type": "mount"}, {"type": "time"}],
+        [{"type": "pid"}, {"type": "mount"}, {"type": "cgroup", "path": "/proc/1/ns/cgroup"}],
     ],
 )
 def test_what_cannot_hold_across_enclaves_is_refused(namespaces: list[dict[str, str]]) -> None:
@@ -157,7 +161,17 @@ def test_of_two_mounts_at_one_place_the_later_counts() -> None:
         bind("/evil", "/sys/fs/cgroup"),
         bind("/evil", "/dev/null"),
         bind("/evil", "/"),
+        bind("/a", "/data", "rslave"),
+        bind("/a", "/data", "rshared"),
+        bind("/a", "/data", "idmap"),
+        {**bind("/a", "/data"), "uidMappings": [{"hostID": 1, "containerID": 0, "size": 1}]},
+        bind("/a", "/etc/hosts", "rshared"),
         {"type": "overlay", "source": "overlay", "destination": "/usr", "options": []},
+        {"type": "tmpfs", "source": "tmpfs", "destination": "/proc/x", "options": []},
+        {"type": "tmpfs", "source": "tmpfs", "destination": "/data", "options": ["uid=7"]},
+        {"type": "tmpfs", "source": "tmpfs", "destination": "/data", "options": ["size=50%"]},
+        {"type": "tmpfs", "source": "tmpfs", "destination": "/data", "options": ["mode=9"]},
+        {"type": "cgroup", "source": "cgroup", "destination": "/data"},
     ],
 )
 def test_mounts_that_no_enclave_may_have(mount: dict[str, Any]) -> None:
@@ -166,12 +180,103 @@ def test_mounts_that_no_enclave_may_have(mount: dict[str, Any]) -> None:
     assert caught.value.code == "launch-failed"
 
 
+def test_file_systems_in_memory() -> None:
+    options = ["nosuid", "nodev", "noexec", "size=64m", "mode=0700"]
+    found = translate(
+        mounts=[
+            {"type": "tmpfs", "source": "tmpfs", "destination": "/cache", "options": options},
+            {"type": "tmpfs", "source": "tmpfs", "destination": "/scratch"},
+            bind("/a", "/covered"),
+            {"type": "tmpfs", "source": "tmpfs", "destination": "/covered/"},
+        ]
+    )
+    expected = (mounts.Tmpfs("/cache", 64 << 20, 0o700, False), mounts.Tmpfs("/scratch"), mounts.Tmpfs("/covered"))
+    assert found.overrides.tmpfs == expected
+    assert found.volumes == found.overrides.volumes == ()
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("hooks", {"prestart": [{"path": "/bin/spy"}]}),
+        ("hooks", {"createContainer": [{"path": "/bin/spy"}], "poststop": []}),
+        ("domainname", "example.org"),
+        ("process.selinuxLabel", "system_u:system_r:container_t:s0"),
+        ("process.apparmorProfile", "localhost/mine"),
+        ("process.scheduler", {"policy": "SCHED_FIFO"}),
+        ("process.ioPriority", {"class": "IOPRIO_CLASS_RT"}),
+        ("process.execCPUAffinity", {"initial": "0"}),
+        ("process.user", {"uid": 0, "gid": 0, "umask": 0}),
+        ("process.capabilities", {"bounding": ["CAP_KILL"], "effective": [], "permitted": ["CAP_KILL"]}),
+        ("linux.devices", [{"path": "/dev/kvm", "type": "c", "major": 10, "minor": 232}]),
+        ("linux.netDevices", {"eth1": {}}),
+        ("linux.uidMappings", [{"containerID": 0, "hostID": 1000, "size": 1}]),
+        ("linux.timeOffsets", {"monotonic": {"secs": 1}}),
+        ("linux.personality", {"domain": "LINUX32"}),
+        ("linux.mountLabel", "system_u:object_r:container_file_t:s0"),
+        ("linux.intelRdt", {"closID": "gold"}),
+        ("linux.rootfsPropagation", "rshared"),
+        ("linux.seccomp", {"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/spy.sock"}),
+        ("linux.maskedPaths", ["/etc/shadow"]),
+        ("linux.readonlyPaths", ["/proc/1/root/var"]),
+    ],
+)
+def test_what_no_enclave_gets_is_refused(member: str, value: object) -> None:
+    top, _, name = member.partition(".")
+    with pytest.raises(PeerError) as caught:
+        translate(**({top: {name: value}} if name else {top: value}))
+    assert caught.value.code == "launch-failed"
+
+
+def test_what_asks_for_nothing_is_not_refused() -> None:
+    nothing = {"selinuxLabel": "", "apparmorProfile": "cri-containerd.apparmor.d", "user": {"uid": 0, "gid": 0, "umask": 0o022}}
+    none = {"devices": [], "maskedPaths": None, "rootfsPropagation": "rprivate", "uidMappings": None}
+    found = translate(hooks={"prestart": [], "poststop": None}, domainname="", process=nothing, linux=none)
+    assert found.overrides.masked == ()
+
+
+def test_limits_and_places_of_the_kernel() -> None:
+    limits = [{"type": "RLIMIT_NOFILE", "soft": 10, "hard": 20}, {"type": "RLIMIT_NOFILE", "soft": 30, "hard": 40}]
+    linux = {"maskedPaths": ["/proc/kcore", "/proc/fancy/"], "readonlyPaths": ["/proc/sys", "/sys/module"], "sysctl": {"net.x": 1}}
+    found = translate(process={"rlimits": limits}, linux=linux)
+    assert found.overrides.rlimits == found.foundation.rlimits == (Rlimit("RLIMIT_NOFILE", 30, 40),)
+    assert (found.overrides.masked, found.overrides.sealed) == (("/proc/fancy",), ("/sys/module",))
+    assert found.foundation.sysctls == {"net.x": "1"}
+
+
+def test_a_terminals_size() -> None:
+    spec = make_spec(process={"consoleSize": {"height": 33, "width": 99}})
+    assert workload.translate(spec, terminal=True).console == (33, 99)
+    assert translate().console == (0, 0)
+
+
+def test_boot_inits_own_limit_is_raised_and_never_lowered() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    listed = [{"type": "RLIMIT_NOFILE", "soft": 1, "hard": hard + 1}, {"type": "RLIMIT_CORE", "soft": 0, "hard": 0}]
+    made: dict[str, Any] = {
+        "process": {"capabilities": {}},
+        "hostname": "h",
+        "linux": {"namespaces": [{"type": "pid"}], "resources": {"devices": []}},
+    }
+    namespaces = [{"type": "pid"}, {"type": "mount"}, {"type": "cgroup"}]
+    spec = make_spec(process={"rlimits": listed}, linux={"namespaces": namespaces, "sysctl": {"kernel.shmmni": "5"}})
+    workload.make_foundation(spec, "/g").put(made)
+    assert made["process"]["rlimits"] == [{"type": "RLIMIT_NOFILE", "soft": soft, "hard": hard + 1}]
+    assert made["linux"]["sysctl"] == {"kernel.shmmni": "5"}
+    assert {"type": "cgroup"} in made["linux"]["namespaces"]
+
+
 def test_the_image_must_be_named() -> None:
     with pytest.raises(UsageError) as caught:
         translate(annotations={})
     assert caught.value.code == "bad-reference"
     named = translate(annotations={workload.OWN_IMAGE: "r/own", workload.IMAGE_NAME: "r/kube"})
     assert named.image == "r/own"
+    annotations = {workload.OWN_IMAGE: "r/own", workload.CONTAINER_NAME: "side", f"{workload.OWN_IMAGE}.side": "r/side"}
+    assert translate(annotations=annotations).image == "r/side"
+    assert translate(annotations={**annotations, workload.CONTAINER_NAME: "other"}).image == "r/own"
+    assert workload.names_own_image(annotations)
+    assert not workload.names_own_image({workload.IMAGE_NAME: "r/kube", f"{workload.OWN_IMAGE}.side": "r/side"})
 
 
 @pytest.mark.parametrize(

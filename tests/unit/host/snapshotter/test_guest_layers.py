@@ -15,7 +15,7 @@ from enclave_cc.host.snapshotter import user_files
 from enclave_cc.host.snapshotter.images import ContentStore, chain_ids
 from enclave_cc.host.snapshotter.overlay import Overlay
 from enclave_cc.host.snapshotter.snapshotter import Snapshotter
-from enclave_cc.host.snapshotter.store import Store
+from enclave_cc.host.snapshotter.store import Snapshot, Store
 from enclave_cc.wire.cri import labels as cri
 from enclave_cc.wire.oci.digest import Digest
 from enclave_cc.wire.pb.snapshots import Kind
@@ -40,7 +40,7 @@ class Node:
         (self.blobs / digest).write_bytes(data)
         return f"sha256:{digest}"
 
-    def put_image(self, *encrypted: bool, user: str = "", first: int = 0) -> tuple[str, tuple[str, ...]]:
+    def put_image(self, *encrypted: bool, user: str = "", first: int = 0, key: str = "") -> tuple[str, tuple[str, ...]]:
         """(manifest digest, chain ids) of an image with one layer per flag."""
         diff_ids = DIFF_IDS[first : first + len(encrypted)]
         config = {
@@ -50,9 +50,10 @@ class Node:
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
         }
         data = json.dumps(config).encode()
+        digests = [str(Digest.of(b"%d%d" % (n, flag) + key.encode())) for n, flag in enumerate(encrypted)]
         layers = [
-            {"mediaType": LAYER + ("+encrypted" if flag else ""), "digest": str(Digest.of(b"%d%d" % (n, flag))), "size": 5}
-            for n, flag in enumerate(encrypted)
+            {"mediaType": LAYER + ("+encrypted" if flag else ""), "digest": digest, "size": 5}
+            for digest, flag in zip(digests, encrypted, strict=True)
         ]
         described = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": self.put(data), "size": len(data)}
         manifest = {"schemaVersion": 2, "config": described, "layers": layers}
@@ -134,12 +135,25 @@ def test_a_container_gets_an_empty_root_with_the_images_user(node: Node) -> None
     assert Path(view.source, "etc/passwd").exists()
 
 
+def make_container(node: Node, key: str) -> Snapshot:
+    node.snapshotter.prepare(key, node.top, {})
+    return node.store.get(key)
+
+
 def test_containers_of_either_of_two_equal_images_are_told_in_the_log(node: Node, capfd: pytest.CaptureFixture[str]) -> None:
     manifest, chain = node.put_image(True, user="app")
     node.pull(manifest, chain)
     node.snapshotter.prepare("c1", node.top, {})
     assert capfd.readouterr().err == ""
-    assert known_images.read(node.overlay.upper(node.store.get("c1").id)) == {manifest}
+    assert set(known_images.read(node.overlay.upper(node.store.get("c1").id))) == {manifest}
+    twin, _ = node.put_image(True, user="app")  # the same manifest again
+    other, _ = node.put_image(True, user="app", key="other")
+    known = known_images.read(node.overlay.upper(make_container(node, "c3").id))
+    assert twin == manifest and set(known) == {manifest, other}
+    assert known_images.find_namesakes(known, manifest) == [other]
+    unlike, _ = node.put_image(True, user="root")
+    known = known_images.read(node.overlay.upper(make_container(node, "c4").id))
+    assert (set(known), known_images.find_namesakes(known, unlike)) == ({manifest, other, unlike}, [])
     node.put_image(False)
     node.snapshotter.prepare("c2", node.top, {})
     assert "c2 may be of an ordinary image" in capfd.readouterr().err

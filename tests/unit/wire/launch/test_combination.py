@@ -9,7 +9,8 @@ import pytest
 
 from enclave_cc.errors import PeerError
 from enclave_cc.wire.launch.combination import DEFAULT_CAPABILITIES, DEFAULT_PATH, combine
-from enclave_cc.wire.launch.mounts import Volume
+from enclave_cc.wire.launch.limits import Rlimit
+from enclave_cc.wire.launch.mounts import Tmpfs, Volume
 from enclave_cc.wire.launch.overrides import Overrides
 from enclave_cc.wire.launch.policy import LaunchPolicy
 from enclave_cc.wire.launch.statement import LaunchStatement
@@ -222,3 +223,23 @@ def test_a_pods_shared_memory_is_left_out_where_it_is_not_allowed() -> None:
     shared = Volume("v0", "/dev/shm")
     assert launch(None, volumes=(shared,)).volumes == ()
     assert launch(None, "volumes:/dev/shm", volumes=(shared,)).volumes == (shared,)
+
+
+def test_an_empty_file_system_covers_what_the_image_has() -> None:
+    place = Tmpfs("/srv/keys", 1 << 20)
+    assert "volumes" in denied("volumes:/srv", tmpfs=(place,)).fix
+    assert launch(None, "volumes:/srv/keys", tmpfs=(place,)).tmpfs == (place,)
+    cache = Tmpfs("/cache")
+    assert launch(None, "volumes", tmpfs=(cache,), read_only_root=True).scratch == ("/data",)
+
+
+def test_an_ambient_capability_is_more_than_docker_gives() -> None:
+    wish = {"capabilities": ("CAP_CHOWN",), "ambient": ("CAP_CHOWN",)}
+    assert "CAP_CHOWN" in denied(**wish).what
+    assert launch(None, "capabilities:CAP_CHOWN", **wish).ambient == ("CAP_CHOWN",)
+
+
+def test_what_the_kernel_decides_anyway_needs_no_permission() -> None:
+    wishes = {"rlimits": (Rlimit("RLIMIT_NOFILE", 1, 2),), "masked": ("/proc/x",), "sealed": ("/sys/y",)}
+    statement = launch(None, **wishes)
+    assert (statement.rlimits, statement.masked, statement.sealed) == tuple(wishes.values())

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from enclave_cc.errors import PeerError
 from enclave_cc.wire.launch import members
-from enclave_cc.wire.launch.mounts import Volume
+from enclave_cc.wire.launch.limits import Rlimit
+from enclave_cc.wire.launch.mounts import Tmpfs, Volume
 from enclave_cc.wire.launch.overrides import Overrides
 from enclave_cc.wire.launch.policy import LaunchPolicy, Permissions
-from enclave_cc.wire.launch.statement import LaunchStatement, Rlimit
+from enclave_cc.wire.launch.statement import LaunchStatement
 
 FULL = LaunchStatement(
     image="r/i:1",
@@ -28,14 +29,18 @@ FULL = LaunchStatement(
     groups=("1",),
     hostname="h",
     volumes=(Volume("v", "/data", True), Volume("w", "/dev/shm")),
+    tmpfs=(Tmpfs("/cache", 1 << 20, 0o700, False), Tmpfs("/tmp")),
     files=("hosts",),
     scratch=("/x",),
     stdin=True,
     terminal=True,
-    capabilities=("CAP_KILL",),
+    capabilities=("CAP_KILL", "CAP_CHOWN"),
+    ambient=("CAP_CHOWN",),
     no_new_privileges=True,
     seccomp="BgAAAAAA/38=",
     rlimits=(Rlimit("RLIMIT_NOFILE", 1, (1 << 64) - 1),),
+    masked=("/proc/x",),
+    sealed=("/sys/y",),
     read_only_root=True,
     upper_size=1 << 40,
     allow_exec=True,
@@ -50,12 +55,17 @@ WISHES = Overrides(
     groups=("g",),
     hostname="h.example",
     volumes=(Volume("v", "/d"),),
+    tmpfs=(Tmpfs("/t"),),
     files=("resolv.conf",),
     stdin=True,
     terminal=True,
     read_only_root=True,
     no_new_privileges=True,
     capabilities=("CAP_CHOWN", "CAP_SYS_ADMIN"),
+    ambient=("CAP_CHOWN",),
+    rlimits=(Rlimit("RLIMIT_CORE", 0, 0),),
+    masked=("/sys/kernel/debug",),
+    sealed=("/proc/net",),
     seccomp="BgAAAAAA/38=",
     upper_size=5,
 )
@@ -171,6 +181,11 @@ def test_volumes_that_are_none(volumes: list[tuple[str, str]]) -> None:
         {"stop_signal": 65},
         {"scratch": ("x",)},
         {"rlimits": "x"},
+        {"rlimits": (Rlimit("RLIMIT_CORE", 0, 0), Rlimit("RLIMIT_CORE", 1, 1))},
+        {"ambient": ("CAP_BPF",)},
+        {"tmpfs": (Tmpfs("/data"),)},
+        {"masked": ("/etc/shadow",)},
+        {"sealed": ("/proc",)},
     ],
 )
 def test_statements_that_are_none(change: dict[str, Any]) -> None:
@@ -183,6 +198,22 @@ def test_statements_that_are_none(change: dict[str, Any]) -> None:
 def test_limits_that_are_none(limit: tuple[str, int, int]) -> None:
     with pytest.raises(PeerError):
         Rlimit(*limit)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/etc/shadow", "/proc", "/sys", "/proc/self/root/etc", "/proc/thread-self/root", "/proc/1/root/app", "/sys/../etc", "sys"],
+)
+def test_nothing_of_the_image_can_be_hidden(path: str) -> None:
+    for member in ("masked", "sealed"):
+        with pytest.raises(PeerError):
+            Overrides(**{member: (path,)})
+
+
+@pytest.mark.parametrize("values", [("/proc",), ("/",), ("x",), ("/a", -1), ("/a", 1 << 60), ("/a", 0, 0o10000), ("/dev/null",)])
+def test_file_systems_that_are_none(values: tuple[Any, ...]) -> None:
+    with pytest.raises(PeerError):
+        Tmpfs(*values)
 
 
 @pytest.mark.parametrize("word", ["commands", "", "env:", "env:A=B", "volumes:data", "volumes:/a/../b", "exec:x", "command:", "*"])
