@@ -28,11 +28,12 @@ ENCLAVE_CC = Path(sys.executable).parent / "enclave-cc"
 
 @dataclass
 class Testbed:
-    """`directory` must be short (unix sockets lie below it) and empty."""
+    """`directory` must be short (unix sockets lie below it) and empty; `host`: where registry and KBS listen."""
 
     __test__ = False
 
     directory: Path
+    host: str = "127.0.0.1"
     registry_host: str = ""
     kbs_url: str = ""
     registry: subprocess.Popen[bytes] | None = None
@@ -79,7 +80,7 @@ class Testbed:
         self.environment.pop("PYTHONDONTWRITEBYTECODE", None)
         self.start_registry()
         bundles = build_bundles()
-        self.cli("kbs", "init", "--dir", str(self.kbs_directory), "--listen", f"127.0.0.1:{free_port()}")
+        self.cli("kbs", "init", "--dir", str(self.kbs_directory), "--listen", f"{self.host}:{free_port()}")
         self.start_kbs()
         simulator = self.state / "simulator"
         self.cli("simulator", "init", "--state", str(simulator))
@@ -119,13 +120,13 @@ insecure = ["{self.registry_host}"]
         configuration = self.directory / "registry.yml"
         configuration.write_text(
             f"version: 0.1\nlog: {{level: info}}\nstorage:\n  filesystem: {{rootdirectory: {self.registry_directory}}}\n"
-            f"  delete: {{enabled: true}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n"
+            f"  delete: {{enabled: true}}\nhttp: {{addr: '{self.host}:{port}'}}\n"
         )
         log = (self.directory / "registry.log").open("ab")
         self.registry = subprocess.Popen(["docker-registry", "serve", str(configuration)], stdout=log, stderr=log)
         log.close()
-        wait_for_port(port)
-        self.registry_host = f"127.0.0.1:{port}"
+        wait_for_port(port, host=self.host)
+        self.registry_host = f"{self.host}:{port}"
 
     def start_kbs(self) -> None:
         log = self.kbs_log.open("ab")
@@ -308,11 +309,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for_port(port: int, seconds: float = 15) -> None:
+def wait_for_port(port: int, seconds: float = 15, *, host: str = "127.0.0.1") -> None:
     until = time.monotonic() + seconds
     while True:
         try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
+            socket.create_connection((host, port), 1).close()
             return
         except OSError:
             if time.monotonic() > until:
@@ -371,8 +372,8 @@ def busybox_root(directory: Path) -> Path:
 
 
 @contextmanager
-def running(directory: Path) -> Iterator[Testbed]:
-    testbed = Testbed(directory)
+def running(directory: Path, *, host: str = "127.0.0.1") -> Iterator[Testbed]:
+    testbed = Testbed(directory, host)
     try:
         testbed.start()
         yield testbed

@@ -53,6 +53,8 @@ from cri_messages import (
     PodSandboxStatus,
     PodSandboxStatusRequest,
     PodSandboxStatusResponse,
+    PortForwardRequest,
+    PortMapping,
     PullImageRequest,
     PullImageResponse,
     RunPodSandboxRequest,
@@ -173,6 +175,10 @@ class Cri:
         request = AttachRequest(container, stdin, tty, True, not tty)
         return self._call(_RUNTIME + "Attach", request, StreamingUrl).url
 
+    def port_forward_url(self, pod: str, *ports: int) -> str:
+        """Where the stream of `kubectl port-forward` is served."""
+        return self._call(_RUNTIME + "PortForward", PortForwardRequest(pod, ports), StreamingUrl).url
+
     # --- images
 
     def pull(self, image: str, sandbox: PodSandboxConfig | None = None, handler: str = "") -> str:
@@ -201,6 +207,7 @@ def pod(
     namespace: str = "default",
     annotations: dict[str, str] | None = None,
     dns: DnsConfig | None = None,
+    ports: tuple[PortMapping, ...] = (),
     parent: str,
     sysctls: dict[str, str] | None = None,
 ) -> PodSandboxConfig:
@@ -218,6 +225,7 @@ def pod(
         hostname="" if host_network else name if hostname is None else hostname,
         log_directory=str(logs),
         dns_config=dns,
+        port_mappings=ports,
         labels={"io.kubernetes.pod.name": name, "io.kubernetes.pod.uid": uid, "io.kubernetes.pod.namespace": namespace},
         annotations=annotations or {},
         linux=LinuxPodSandboxConfig(cgroup_parent=f"{parent}/{uid}", security_context=security, sysctls=sysctls or {}),

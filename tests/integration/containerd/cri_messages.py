@@ -96,6 +96,14 @@ class UInt64Value:
 
 
 @record
+class PortMapping:
+    protocol: int = codec.int32(1)
+    container_port: int = codec.int32(2)
+    host_port: int = codec.int32(3)
+    host_ip: str = codec.string(4)
+
+
+@record
 class DnsConfig:
     servers: tuple[str, ...] = codec.string(1, repeated=True)
     searches: tuple[str, ...] = codec.string(2, repeated=True)
@@ -146,6 +154,7 @@ class PodSandboxConfig:
     hostname: str = codec.string(2)
     log_directory: str = codec.string(3)
     dns_config: DnsConfig | None = codec.message(4, DnsConfig)
+    port_mappings: tuple[PortMapping, ...] = codec.message(5, PortMapping, repeated=True)
     labels: dict[str, str] = codec.string_map(6)
     annotations: dict[str, str] = codec.string_map(7)
     linux: LinuxPodSandboxConfig | None = codec.message(8, LinuxPodSandboxConfig)
@@ -230,6 +239,7 @@ class Mount:
     container_path: str = codec.string(1)
     host_path: str = codec.string(2)
     readonly: bool = codec.boolean(3)
+    propagation: int = codec.int32(5)
 
 
 @record
@@ -445,8 +455,14 @@ class AttachRequest:
 
 
 @record
+class PortForwardRequest:
+    pod_sandbox_id: str = codec.string(1)
+    port: tuple[int, ...] = codec.int32(2, repeated=True)
+
+
+@record
 class StreamingUrl:
-    """ExecResponse, AttachResponse."""
+    """ExecResponse, AttachResponse, PortForwardResponse."""
 
     url: str = codec.string(1)
 

@@ -51,7 +51,9 @@ def read_version(binary: str) -> tuple[int, int]:
 @dataclass
 class Node:
     """`configuration`: the engine's config.toml, which shim and snapshotter read; `prepared`: whether containerd knows
-    enclave-cc, and its snapshotter runs; `schema`: the version of containerd's configuration file (0: the newest it has).
+    enclave-cc, and its snapshotter runs; `schema`: the version of containerd's configuration file (0: the newest it has);
+    `registries`: where containerd finds registries that are not on the loopback, by HOST:PORT; `plugins`: further CNI
+    plug-ins behind the first.
     """
 
     directory: Path
@@ -60,6 +62,8 @@ class Node:
     pause: str = ""
     prepared: bool = True
     schema: int = 0
+    registries: dict[str, str] = field(default_factory=dict)
+    plugins: tuple[dict[str, object], ...] = ()
     containerd_binary: str = os.environ.get("ENCLAVE_CC_CONTAINERD", "containerd")  # another version, with its shims beside it
     environment: dict[str, str] = field(default_factory=dict)
     containerd: subprocess.Popen[bytes] | None = None
@@ -133,6 +137,10 @@ class Node:
             self.environment["ENCLAVE_CC_CONFIG"] = str(self.configuration)
         self.pause = self.pause or push_pause(self.directory, self.registry_host)
         self._write_network()
+        for name, url in self.registries.items():
+            hosts = self.directory / "certs.d" / name / "hosts.toml"
+            hosts.parent.mkdir(parents=True, exist_ok=True)
+            hosts.write_text(f'server = "{url}"\n[host."{url}"]\n  capabilities = ["pull", "resolve"]\n')
         self.config_file.write_text(self.make_config())
 
     def start_snapshotter(self) -> None:
@@ -259,13 +267,14 @@ class Node:
             images = {"snapshotter": SNAPSHOTTER, "disable_snapshot_annotations": False}
         containerd = {"default_runtime_name": "runc", "runtimes": runtimes}
         runtime = {"restrict_oom_score_adj": True, "disable_apparmor": True, "cni": cni}
+        registry = {"registry": {"config_path": str(self.directory / "certs.d")}}
         if self.schema < 3:
-            section = {"sandbox_image": self.pause, **streams, **runtime, "containerd": {**images, **containerd}}
+            section = {"sandbox_image": self.pause, **streams, **runtime, **registry, "containerd": {**images, **containerd}}
             return {"io.containerd.grpc.v1.cri": section}
         return {
             "io.containerd.grpc.v1.cri": streams,
             "io.containerd.cri.v1.runtime": {**runtime, "containerd": containerd},
-            "io.containerd.cri.v1.images": {**images, "pinned_images": {"sandbox": self.pause}},
+            "io.containerd.cri.v1.images": {**images, **registry, "pinned_images": {"sandbox": self.pause}},
         }
 
     def _write_network(self) -> None:
@@ -284,7 +293,8 @@ class Node:
                         "ranges": [[{"subnet": f"10.99.{octet}.0/24"}]],
                         "routes": [{"dst": "0.0.0.0/0"}],
                     },
-                }
+                },
+                *self.plugins,
             ],
         }
         (self.directory / "net.d").mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""The client side of `kubectl exec` and `kubectl attach`: CRI's streaming server over WebSocket (RFC 6455), sub-protocol
+"""The client side of `kubectl exec`, `attach` and `port-forward`: CRI's streaming server over WebSocket (RFC 6455), sub-protocol
 v4.channel.k8s.io: the first byte of each message is the channel. Not a test; a part that tests share.
 """
 
@@ -71,6 +71,23 @@ class Stream:
 
     def _receive(self) -> bool:
         """Takes one message; False at the end."""
+        message = self._receive_message()
+        if message is None:
+            return False
+        if message:
+            self._take(message[0], message[1:])
+        return True
+
+    def _take(self, channel: int, data: bytes) -> None:
+        if channel == STDOUT:
+            self.stdout += data
+        elif channel == STDERR:
+            self.stderr += data
+        elif channel == ERROR and data:
+            self.result = json.loads(data)
+
+    def _receive_message(self) -> bytes | None:
+        """None at the end."""
         try:
             first, second = self._read(2)
             size = second & 0x7F
@@ -80,21 +97,14 @@ class Stream:
                 (size,) = struct.unpack(">Q", self._read(8))
             payload = self._read(size)
         except EOFError:
-            return False
+            return None
         opcode = first & 0x0F
         if opcode == _CLOSE:
-            return False
+            return None
         if opcode == _PING:
             self._send(_PONG, payload)
-        elif payload:
-            channel, data = payload[0], payload[1:]
-            if channel == STDOUT:
-                self.stdout += data
-            elif channel == STDERR:
-                self.stderr += data
-            elif channel == ERROR and data:
-                self.result = json.loads(data)
-        return True
+            return b""
+        return payload
 
     def _send(self, opcode: int, payload: bytes) -> None:
         mask = os.urandom(4)
@@ -122,3 +132,36 @@ class Stream:
         if not data:
             raise EOFError
         self._buffer += data
+
+
+class PortForward(Stream):
+    """One forwarded port: bytes to it and from it. Both channels begin with the port's number (two bytes, low first)."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.received = self.error = b""
+        self._heads = {0: 2, 1: 2}
+
+    def write(self, data: bytes) -> None:
+        self._send(2, b"\0" + data)
+
+    def read_until_received(self, text: bytes) -> bytes:
+        until = time.monotonic() + self.deadline
+        while text not in self.received:
+            assert time.monotonic() < until, (self.received, self.error)
+            assert self._receive(), (self.received, self.error)
+        return self.received
+
+    def read_error(self) -> bytes:
+        """Why the port could not be reached; waits for it."""
+        while self._receive():
+            pass
+        return self.error
+
+    def _take(self, channel: int, data: bytes) -> None:
+        head = min(self._heads.get(channel, 0), len(data))
+        self._heads[channel] = self._heads.get(channel, 0) - head
+        if channel == 0:
+            self.received += data[head:]
+        else:
+            self.error += data[head:]

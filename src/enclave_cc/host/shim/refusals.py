@@ -69,7 +69,7 @@ def _check_capabilities(process: Mapping[str, Any]) -> None:
     if (process.get("user") or {}).get("uid"):
         return
     for kind in ("permitted", "effective"):
-        if sets.get(kind) is not None and set(sets[kind]) != bounding:
+        if set(sets.get(kind) or ()) != bounding:
             _refuse(f"process.capabilities.{kind}", "it differs from the bounding set; a workload of root's has one set")
 
 

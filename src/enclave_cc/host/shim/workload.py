@@ -121,7 +121,7 @@ def make_foundation(spec: Mapping[str, Any], group: str) -> Foundation:
         resources=resources,
         oom_score=spec["process"].get("oomScoreAdj"),
         capabilities=read_capabilities(spec["process"]),
-        separate=frozenset({"cgroup"} & set(given)),
+        separate=frozenset(kind for kind in ("cgroup", "network") if given.get(kind) == ""),
         sysctls={str(name): str(value) for name, value in (linux.get("sysctl") or {}).items()},
         rlimits=read_limits(spec["process"]),
     )
