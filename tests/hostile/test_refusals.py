@@ -112,7 +112,7 @@ def test_a_signature_of_another_image(testbed: testbeds.Testbed, sources: Path) 
 
 def test_one_ciphertext_byte_changed_in_the_registry(testbed: testbeds.Testbed, sources: Path) -> None:
     reference = testbed.publish(f"{sources}:busybox", "flipped", "--allow", "all")
-    layer = json.loads(testbed.cli("image", "inspect", reference, "--insecure", "--json").stdout)["layers"][0]["digest"]
+    layer = json.loads(testbed.cli("image", "inspect", reference, "--insecure", "--json").stdout)["layers"][-1]["digest"]
     blob = blob_of(testbed, layer)
     whole = blob.read_bytes()
     blob.write_bytes(whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:])

@@ -47,7 +47,7 @@ def test_from_start_to_release(node: Any, busybox: str) -> None:
     status = node.status()
     assert (status.tee, status.simulated, status.mr_enclave) == ("simulated", True, node.agent.mr_enclave.hex())
     pulled = node.pull("c1", busybox)
-    assert pulled.layers == 1
+    assert pulled.layers == 2  # one, and the marker
     assert pulled.manifest_digest.startswith("sha256:")
     node.create("c1", busybox, Overrides(args=("id",), hostname="pod").encode())
     release = hand_over(node, "c1", node.enter_app())
@@ -75,7 +75,7 @@ def test_the_second_pull_comes_from_the_cache_and_asks_the_kbs_again(node: Any, 
     first = node.pull("c1", busybox)
     before = testbed.kbs_log.read_text().count("image-key")
     second = node.pull("c2", busybox)
-    assert (first.cached_layers, second.cached_layers, second.bytes_downloaded) == (0, 1, 0)
+    assert (first.cached_layers, second.cached_layers, second.bytes_downloaded) == (0, 2, 0)
     assert testbed.kbs_log.read_text().count("image-key") > before
 
 
@@ -86,7 +86,7 @@ def test_another_agent_of_the_node_shares_the_cache(node: Any, make_node: Nodes,
     (other.directory / "cache").rmdir()
     (other.directory / "cache").symlink_to(node.directory / "cache")
     other.start()
-    assert other.pull("c1", busybox).cached_layers == 1
+    assert other.pull("c1", busybox).cached_layers == 2
 
 
 def test_the_owners_launch_policy(node: Any, strict: str) -> None:
