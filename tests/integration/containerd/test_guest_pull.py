@@ -20,6 +20,7 @@ import testbed as testbeds
 from enclave_cc.host.sandbox import image_user
 from enclave_cc.host.snapshotter.images import chain_ids
 from enclave_cc.wire.oci.config import ImageConfig
+from enclave_cc.wire.oci.digest import Digest
 
 pytestmark = pytest.mark.root
 
@@ -99,7 +100,7 @@ def test_no_layer_of_an_enclave_image_is_downloaded(
     canary: str,
     request: pytest.FixtureRequest,
 ) -> None:
-    reference = testbed.publish(f"{images}:two", name_of(request))
+    reference = testbed.publish(f"{images}:two", name_of(request), "--no-marker")
     layers, config = layers_of(reference), read_manifest(reference)["config"]["digest"]
     assert len(layers) == 2
     cri.pull(reference)
@@ -124,7 +125,7 @@ def test_one_encrypted_layer_makes_the_whole_image_the_enclaves(
 ) -> None:
     reference = testbed.publish(f"{images}:two", name_of(request), "--layers", "-1")
     types = [layer["mediaType"].endswith("+encrypted") for layer in read_manifest(reference)["layers"]]
-    assert types == [False, True]
+    assert types == [True, False, True]  # the marker's, and those of two layers
     cri.pull(reference)
     assert not layers_of(reference) & requests.digests()
     cri.remove_image(reference)
@@ -143,6 +144,123 @@ def test_ordinary_layers_that_are_there_already_serve_an_enclave_image(
     assert cri.image_status(reference).id == again
     cri.remove_image(reference)
     cri.remove_image(plain)
+
+
+@pytest.mark.parametrize("order", ["encrypted first", "ordinary first"])
+def test_an_image_and_its_encrypted_twin(
+    testbed: testbeds.Testbed,
+    node: daemon.Node,
+    cri: clients.Cri,
+    images: Path,
+    requests: Requests,
+    canary: str,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    order: str,
+) -> None:
+    """Of the same layers and configuration but for the marker: on one snapshotter each is what it is, in either order."""
+    plain = f"{testbed.registry_host}/{name_of(request)}-plain:latest"
+    daemon.push_layout(f"{images}:two", plain)
+    reference = testbed.publish(f"{images}:two", name_of(request), "--allow", "all")
+    handlers = {RUNC: plain, OURS: reference}
+    kubelets = {handler: Kubelet(node, cri, tmp_path / handler, handler, image) for handler, image in handlers.items()}
+    script = "head -n 1 /opt/secret; cat /opt/name; echo"
+    try:
+        for image in (reference, plain) if order == "encrypted first" else (plain, reference):
+            cri.pull(image)
+        for handler in (OURS, RUNC):
+            pod = kubelets[handler].run_pod()
+            assert pod.run(script) == (0, f"{canary}\ntwo\n")
+            pod.end()
+        assert not layers_of(reference) & requests.digests()
+        assert layers_of(plain) <= requests.digests()
+        identities = {str(found.id) for image in handlers.values() if (found := cri.image_status(image)) is not None}
+        assert len(identities) == 2
+    finally:
+        for kubelet in kubelets.values():
+            kubelet.close()
+        for image in handlers.values():
+            cri.remove_image(image)
+
+
+def test_one_source_in_two_repositories(
+    testbed: testbeds.Testbed, node: daemon.Node, cri: clients.Cri, images: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Each pod starts under its own image's name and policy: the open one's is not borrowed from the strict one, nor lent."""
+    strict = testbed.publish(f"{images}:two", f"{name_of(request)}-a")
+    free = testbed.publish(f"{images}:two", f"{name_of(request)}-b", "--allow", "all")
+    kubelet = Kubelet(node, cri, tmp_path / "logs", OURS, free)
+    try:
+        identities = {image: cri.pull(image) for image in (strict, free)}
+        assert len(set(identities.values())) == 2
+        pod = kubelet.run_pod()
+        # As the kubelet asks: by the id that the pull gave.
+        assert pod.run("cat /opt/name; echo", name="free", image=identities[free]) == (0, "two\n")
+        container = pod.create("/bin/sh", "-c", "cat /opt/name; echo", name="strict", image=identities[strict])
+        with pytest.raises(grpc.RpcError, match="launch-denied"):
+            cri.start(container)
+    finally:
+        kubelet.close()
+        for image in (strict, free):
+            cri.remove_image(image)
+
+
+def test_images_that_cri_takes_for_one_are_refused(
+    testbed: testbeds.Testbed, node: daemon.Node, cri: clients.Cri, images: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Without a marker: one configuration, two manifests. The pod says which it means, or does not start."""
+    first = testbed.publish(f"{images}:two", f"{name_of(request)}-a", "--no-marker", "--allow", "all")
+    second = testbed.publish(f"{images}:two", f"{name_of(request)}-b", "--no-marker", "--allow", "all")
+    kubelet = Kubelet(node, cri, tmp_path / "logs", OURS, second)
+    try:
+        identities = [cri.pull(image) for image in (first, second)]
+        assert identities[0] == identities[1]
+        pod = kubelet.run_pod()
+        container = pod.create("/bin/sh", "-c", "cat /opt/name; echo", image=identities[1])
+        with pytest.raises(grpc.RpcError, match="bad-reference") as caught:
+            cri.start(container)
+        assert "marker" in str(caught.value.details())
+        assert pod.output(container) == ""
+        named = kubelet.run_pod(annotations={"enclave-cc.image.one": first, "enclave-cc.image.two": second})
+        for name in ("one", "two"):
+            assert named.run("cat /opt/name; echo", name=name, image=identities[0]) == (0, "two\n")
+        assert read_log(node, "pulled") >= {first, second}
+    finally:
+        kubelet.close()
+        for image in (first, second):
+            cri.remove_image(image)
+
+
+def read_log(node: daemon.Node, words: str) -> set[str]:
+    """The images that shims' lines of these words name."""
+    lines = [line for line in node.log.read_text().replace('"', "").replace("\\", "").splitlines() if f"msg={words}" in line]
+    return {found[1] for line in lines if (found := re.search(r"image=(\S+)", line)) is not None}
+
+
+@pytest.mark.parametrize("form", ["tag", "digest", "tag and digest"])
+def test_forms_of_references(
+    testbed: testbeds.Testbed, node: daemon.Node, cri: clients.Cri, busybox: str, tmp_path: Path, form: str
+) -> None:
+    """Pulled and run under each; the image id is the configuration's digest, and the digest that ran is the one asked for."""
+    raw = subprocess.run(
+        ["skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{busybox}"], capture_output=True, check=True
+    ).stdout
+    digest = Digest.of(raw)
+    reference = {"tag": f"{busybox}:latest", "digest": f"{busybox}@{digest}", "tag and digest": f"{busybox}:latest@{digest}"}[form]
+    identity = cri.pull(reference)
+    assert identity == json.loads(raw)["config"]["digest"]
+    found = cri.image_status(reference)
+    assert found is not None and any(str(digest) in known for known in found.repo_digests)
+    kubelet = Kubelet(node, cri, tmp_path / "logs", OURS, reference)
+    try:
+        size = node.log.stat().st_size
+        pod = kubelet.run_pod()
+        assert pod.run("echo ran") == (0, "ran\n")
+        with node.log.open() as log:
+            log.seek(size)
+            assert str(digest) in next(line for line in log if "pulled" in line and "digest=" in line)
+    finally:
+        kubelet.close()
 
 
 def test_a_named_user_becomes_the_mark(

@@ -168,9 +168,9 @@ def kubelet(
     pods_cri: clients.Cri,
     tmp_path: Path,
     published: str,
-    ordinary_image: str,
+    plain_image: str,
 ) -> Iterator[Kubelet]:
-    image = published if request.param == OURS else ordinary_image
+    image = published if request.param == OURS else plain_image
     yield from make_kubelet(pods_node, pods_cri, tmp_path / "logs", request.param, image)
 
 
