@@ -71,10 +71,11 @@ def _print_decision(decision: Mapping[str, Any], known: Mapping[str, str]) -> No
     if decision.get("audit") is not None:
         print(f"  entry {decision['audit']} of the audit log; enclave-cc kbs audit prove {decision['audit']}")
     for reason in decision.get("reasons") or ():
-        _print_reason(reason, "  ", known)
+        print_reason(reason, "  ", known)
 
 
-def _print_reason(reason: Mapping[str, Any], indent: str, known: Mapping[str, str]) -> None:
+def print_reason(reason: Mapping[str, Any], indent: str, known: Mapping[str, str]) -> None:
+    """One reason and what lies behind it; `known`: what the owner's values are, in words."""
     print(f"{indent}{reason['claim']}")
     expected = reason["expected"]
     found = [reason["found"]]
@@ -85,13 +86,17 @@ def _print_reason(reason: Mapping[str, Any], indent: str, known: Mapping[str, st
             print(f"{indent}  {begin:<9} {_show(item)}" + (f"  ({words})" if words else ""))
         if not items:
             print(f"{indent}  {label:<9} (nothing is named)")
-    print(f"{indent}  {'rule':<9} {reason['rule']}")
+    place = reason.get("place") or {}
+    where = f"  ({place['policy']}={place['version']}, line {place['line']})" if "line" in place else ""
+    print(f"{indent}  {'rule':<9} {reason['rule']}{where}")
     if reason.get("nearest"):
         print(f"{indent}  {'nearest':<9} {_show_nearest(reason['nearest'], known)}")
     if reason.get("advice"):
         print(f"{indent}  {'to do':<9} {reason['advice']}")
+    if reason.get("command"):
+        print(f"{indent}  {'command':<9} {reason['command']}")
     for inner in reason.get("because") or ():
-        _print_reason(inner, indent + "  ", known)
+        print_reason(inner, indent + "  ", known)
 
 
 def _show_nearest(nearest: object, known: Mapping[str, str]) -> str:

@@ -14,9 +14,11 @@ from enclave_cc.owner.kbs.broker import KeyBroker
 from enclave_cc.owner.kbs.collateral_settings import CollateralSources
 from enclave_cc.owner.kbs.config import KbsConfig
 from enclave_cc.owner.kbs.decisions import DecisionLog, Log
+from enclave_cc.owner.kbs.diagnosis import Diagnosis
 from enclave_cc.owner.kbs.directory import KbsDirectory
 from enclave_cc.owner.kbs.policies import PolicyStore
 from enclave_cc.owner.kbs.readiness import Readiness
+from enclave_cc.owner.kbs.recordings import Recorder
 from enclave_cc.owner.kbs.resource_stores import open_key_source, open_resources
 from enclave_cc.owner.kbs.roots import RootStore
 from enclave_cc.owner.kbs.routes import Routes
@@ -58,6 +60,8 @@ def assemble(directory: KbsDirectory, config: KbsConfig, *, log_stream: IO[str] 
         )
         closing.callback(collateral.close)
         resources = closing.enter_context(open_resources(config.resources, store_keys, database, directory.path)).store
+        recorder = Recorder(database, config.recording, report=lambda why: log.write("recordings-lost", {"why": why}))
+        closing.callback(recorder.close)
         broker = KeyBroker(
             sessions=Sessions(database, store_keys.read()[0], lifetime=config.session_lifetime),
             verifiers=make_verifiers(
@@ -75,6 +79,8 @@ def assemble(directory: KbsDirectory, config: KbsConfig, *, log_stream: IO[str] 
             resources=resources,
             decisions=DecisionLog(database, log),
             trail=trail,
+            recorder=recorder,
+            diagnosis=Diagnosis(roots, collateral),
             identities=directory.read_identities(),
             rsa1_5=config.rsa1_5,
         )

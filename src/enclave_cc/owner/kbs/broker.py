@@ -10,17 +10,21 @@ Each refusal is a `Denied` with an id; its reasons are in the decision log and n
 
 from __future__ import annotations
 
+import difflib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from enclave_cc.crypto import jwe
-from enclave_cc.errors import PeerError, UsageError, foreign
+from enclave_cc.errors import EnvironmentFault, PeerError, UsageError, foreign
+from enclave_cc.owner.kbs import annotation
 from enclave_cc.owner.kbs.audit_trail import AuditTrail
 from enclave_cc.owner.kbs.decisions import DecisionLog, new_id
+from enclave_cc.owner.kbs.diagnosis import Diagnosis
 from enclave_cc.owner.kbs.evidence import EvidenceVerifier, VerifiedEvidence
 from enclave_cc.owner.kbs.policies import PolicyStore
 from enclave_cc.owner.kbs.problems import Denied
+from enclave_cc.owner.kbs.recordings import Recorder
 from enclave_cc.owner.kbs.sessions import Session, Sessions
 from enclave_cc.owner.kbs.tokens import TokenIssuer
 from enclave_cc.owner.policy import appraisal, defaults, rego, release
@@ -46,6 +50,8 @@ class KeyBroker:
     resources: ResourceStore
     decisions: DecisionLog
     trail: AuditTrail
+    recorder: Recorder
+    diagnosis: Diagnosis
     identities: frozenset[bytes] = frozenset()  # DER of the certificates that attesters may know this KBS by
     rsa1_5: bool = False  # whether TEE keys may be of this deprecated form
     now: Callable[[], float] = time.time
@@ -96,6 +102,7 @@ class KeyBroker:
             reason = Reason("runtime-data.nonce", attestation.nonce[:64], session.nonce, "the nonce of the session's challenge")
             self.sessions.settle(session, None)
             raise self._deny("attest", "AttestationError", "quote-refused", reason, tee=session.tee)
+        verified = None
         try:
             # 3
             init_data = None if attestation.init_data is None else InitData.parse(attestation.init_data.body)
@@ -106,15 +113,18 @@ class KeyBroker:
             # 5
             appraisals = [self._appraise(evidence, attestation, init_data) for evidence in verified]
         except (PeerError, UsageError) as error:
-            reason = Reason("evidence", error.what, "evidence that verifies", f"evidence of {session.tee}", advice=error.fix)
+            reason = self.diagnosis.explain(error, session.tee, attestation)
             code = error.code if isinstance(error, PeerError) else "kbs-denied"  # a broken policy is the owner's affair
             self.sessions.settle(session, None)
-            raise self._deny("attest", "AttestationError", code, reason, tee=session.tee) from error
+            denied = self._deny("attest", "AttestationError", code, reason, tee=session.tee)
+            self.recorder.attest(denied.decision, session.tee, body, verified, code=code)
+            raise denied from error
         decision, summary = new_id(), [_summarize(name, each) for name, each in appraisals]
         issued = self.tokens.issue(appraisals, token_id=decision)
         entry = self.trail.attest(decision, session.tee, attestation, [each for _, each in appraisals], summary, issued)
         accepted = self.sessions.settle(session, issued)
         self.decisions.allow("attest", decision_id=decision, audit=entry, tee=session.tee, evidence=summary)
+        self.recorder.attest(decision, session.tee, body, verified)
         return accepted
 
     def _check_audience(self, init_data: InitData) -> None:
@@ -156,19 +166,8 @@ class KeyBroker:
     def _appraise(
         self, verified: VerifiedEvidence, attestation: messages.Attestation, init_data: InitData | None
     ) -> tuple[str, appraisal.Appraisal]:
-        evidence = {
-            verified.tee: verified.claims,
-            "report_data": verified.report_data,
-            "runtime_data_claims": {
-                "additional-evidence": attestation.additional_evidence,
-                "nonce": attestation.nonce,
-                "tee-pubkey": dict(attestation.tee_public_key.members),
-            },
-        }
-        if verified.init_data is not None:
-            evidence["init_data"] = verified.init_data
-            evidence["init_data_claims"] = None if init_data is None else init_data.claims()
-        policy = self.policies.get(f"{defaults.ATTESTATION_ID.rsplit('_', 1)[0]}_{verified.tee_class}")
+        evidence = annotation.annotate(verified, attestation, init_data)
+        policy = self.policies.get(annotation.attestation_policy_id(verified.tee_class))
         return verified.tee_class, appraisal.appraise(policy, evidence, self.references)
 
     def token_of(self, session_id: str) -> str:
@@ -198,12 +197,33 @@ class KeyBroker:
         who: dict[str, Any] = {"attester": attester, "token": token_text, "issuer": verified.issuer}
         if verified.issuer is None and isinstance(claims.get("jti"), str):
             who["attestation"] = claims["jti"]
+        subject = who.get("attestation", "")
+
+        def record(code: str | None = None) -> None:
+            self.recorder.release(decision, subject, request.to_json(), claims=None if subject else claims, code=code)
+
         # 2
         try:
-            verdict = release.decide(self.policies.find_release(request.segments), claims, request, self.references)
+            verdict = release.decide(
+                self.policies.find_release(request.segments),
+                claims,
+                request,
+                self.references,
+                appraiser=self._find_appraiser,
+                platform=self.diagnosis.describe_platform,
+                now=self.now(),
+            )
         except UsageError as error:  # a policy that fails to evaluate denies
-            reason = Reason(str(request), error.what, "a policy that evaluates", defaults.RELEASE_ID, advice=error.fix)
+            reason = Reason(
+                str(request),
+                error.what,
+                "a policy that evaluates",
+                defaults.RELEASE_ID,
+                advice="correct the policy, or take its last switch back",
+                command="enclave-cc policy rollback release",
+            )
             members = {"decision_id": decision, "audit": self.trail.deny(decision, path, "kbs-denied", **who)}
+            record("kbs-denied")
             raise self._deny("release", "PolicyDeny", "kbs-denied", reason, **members, resource=str(request)) from error
         who["policy"] = verdict.policy
         members = {
@@ -216,18 +236,27 @@ class KeyBroker:
             members["token_issuer"] = verified.issuer
         if isinstance(verdict, release.Denial):
             members["audit"] = self.trail.deny(decision, path, verdict.code, **who)
+            record(verdict.code)
             raise self._deny("release", "PolicyDeny", verdict.code, *verdict.reasons, **members)
         # 3
         try:
             resource = self.resources.get(ResourcePath(*request.segments))
         except UsageError as error:
-            reason = Reason(str(request), "absent", "a stored resource", "resource store", advice="enclave-cc resource set")
+            reason = _explain_absence(self.resources, request)
             members["audit"] = self.trail.deny(decision, path, "key-missing", **who)
+            record("key-missing")
             raise self._deny("release", "ResourceNotFound", "key-missing", reason, **members) from error
         answer = jwe.encrypt(resource.value.reveal(), key)
         members["audit"] = self.trail.release(decision, path, resource.version, **who)
         self.decisions.allow("release", **members, resource_version=resource.version)
+        record()
         return answer
+
+    def _find_appraiser(self, tee_class: str) -> rego.Policy | None:
+        try:
+            return self.policies.get(annotation.attestation_policy_id(tee_class))
+        except UsageError:
+            return None
 
     def _deny(self, stage: str, variant: str, code: str, *reasons: Reason, **members: Any) -> Denied:
         return Denied(variant, code, self.decisions.deny(stage, code, reasons, **members).id)
@@ -247,3 +276,24 @@ def _summarize_submod(name: str, submod: Any) -> dict[str, Any]:
         summary |= {"mr_enclave": body.get("mr_enclave"), "tcb_status": sgx.get("tcb_status")}
         summary |= {name: sgx[name] for name in ("root", "simulated") if name in sgx}
     return summary
+
+
+def _explain_absence(resources: ResourceStore, request: release.Request) -> Reason:
+    """The resource is not there: which one is, that may have been meant."""
+    path = "/".join(request.segments)
+    try:
+        known = [str(each.path) for each in resources.list(f"{request.segments[0]}/").items]
+    except (UsageError, EnvironmentFault):  # a store that cannot list, or not now
+        known = []
+    near = difflib.get_close_matches(path, known, n=1, cutoff=0.7)
+    policy = request.segments[1] == "security-policy"
+    return Reason(
+        str(request),
+        "absent",
+        "a stored resource",
+        "resource store",
+        nearest=near[0] if near else None,
+        advice="publish the image, which registers its signature policy" if policy else "the policy allows it: store it",
+        command="enclave-cc image publish SRC DST" if policy else f"enclave-cc resource set {path} FILE",
+        code="key-missing",
+    )

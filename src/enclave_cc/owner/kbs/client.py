@@ -185,6 +185,20 @@ class AdminClient:
     def remove_reference_signer(self, name: str) -> None:
         self._request("DELETE", f"admin/reference-signers/{quote(name, safe='')}")
 
+    # replay
+
+    def replay(self, rules: Mapping[str, Any]) -> dict[str, Any]:
+        """One page of `policy replay`: {changes, judged, skipped, next}. Raises `UsageError("policy-invalid")`."""
+        return self._post_object("admin/replay", rules)
+
+    def list_recordings(self, *, after: int = 0, since: int = 0, limit: int = 200) -> list[dict[str, Any]]:
+        """Recorded evidence and requests, the oldest first."""
+        return self._list("admin/recordings", {"after": str(after), "since": str(since), "limit": str(limit)})
+
+    def export_rules(self) -> dict[str, Any]:
+        """What a replay elsewhere needs: {at, policies, reference_values, roots, collateral}."""
+        return canonical.parse_object(self._request("GET", "admin/replay-rules").body, "the rules")
+
     # decisions and roots
 
     def explain(self, decision_id: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from enclave_cc.owner.kbs.admin_settings import AdminSettings
 from enclave_cc.owner.kbs.collateral_settings import CollateralSettings
 from enclave_cc.owner.kbs.directory import KbsDirectory, split_listen
 from enclave_cc.owner.kbs.limits import Limits
+from enclave_cc.owner.kbs.recordings import RecordingSettings
 from enclave_cc.owner.kbs.resource_settings import ResourceSettings
 from enclave_cc.owner.kbs.settings import Section
 from enclave_cc.owner.kbs.trusted_issuers import TrustedIssuerFiles
@@ -34,6 +35,7 @@ class KbsConfig:
     admin: AdminSettings = field(default_factory=AdminSettings)
     database: DatabaseSettings = field(default_factory=DatabaseSettings)
     audit: AuditSettings = field(default_factory=AuditSettings)
+    recording: RecordingSettings = field(default_factory=RecordingSettings)
     collateral: CollateralSettings = field(default_factory=CollateralSettings)
     plugins: Mapping[str, PluginSettings] = field(default_factory=dict)
     resources: ResourceSettings = field(default_factory=ResourceSettings)
@@ -74,6 +76,7 @@ class KbsConfig:
                 checkpoint_every=reader.take("audit", "checkpoint_every", int, 60),
                 deadline=float(reader.take("audit", "deadline", int, 30)),
             ),
+            recording=RecordingSettings.read(reader.section("recording")),
             collateral=CollateralSettings.read(reader.section("collateral"), directory.path),
             plugins={name: PluginSettings.read(plugins.inner(name, value)) for name, value in plugins.rest()},
         )
@@ -102,7 +105,7 @@ _SETTINGS = {
 }
 
 # Tables that have a reader of their own.
-_SECTIONS = {"admin", "collateral", "resources"}
+_SECTIONS = {"admin", "collateral", "resources", "recording"}
 
 
 class _Reader:

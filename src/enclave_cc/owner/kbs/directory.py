@@ -211,6 +211,11 @@ lock_timeout = 10        # seconds to wait for another writer
 checkpoint_every = 60    # seconds after which an append signs a checkpoint
 deadline = 30            # seconds that a request may wait for its entry to be on disk
 
+[recording]              # evidence and requests as they came, for `policy replay`; nothing secret
+enabled = true
+count = 20000            # the newest so many are kept,
+days = 30                # and none that is older
+
 [resources]
 backend = "database"     # or the name of a table [resources.backends.NAME]
 max_value = 2097152      # bytes of one value

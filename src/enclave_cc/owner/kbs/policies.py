@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 from enclave_cc.errors import UsageError, foreign
@@ -197,13 +197,11 @@ class PolicyStore:
 
     def find_release(self, segments: Sequence[str]) -> Policy:
         """The active release policy of a path: the most specific one. Raises `UsageError("not-found")`."""
-        active, name = self._list_active(), defaults.RELEASE_ID
-        found = name
-        for segment in segments[:3]:
-            name = f"{name}/{segment}"
-            if name in active:
-                found = name
-        return self.get(found)
+        return self.get(find_most_specific(self._list_active(), segments))
+
+    def snapshot(self) -> dict[str, Policy]:
+        """The active version of every policy."""
+        return {policy_id: self.get(policy_id, version) for policy_id, version in self._list_active().items()}
 
     def _list_active(self) -> Mapping[str, int]:
         """The active version of each policy that has one."""
@@ -255,6 +253,16 @@ class PolicyStore:
             )
             for version, created, author, note, text in rows
         ]
+
+
+def find_most_specific(active: Container[str], segments: Sequence[str]) -> str:
+    """The id of the release policy that decides about a path, of those that are active."""
+    found = name = defaults.RELEASE_ID
+    for segment in segments[:3]:
+        name = f"{name}/{segment}"
+        if name in active:
+            found = name
+    return found
 
 
 def check_id(policy_id: str) -> None:

@@ -33,6 +33,14 @@ class Denied(PeerError):
         self.decision = decision
 
 
+class AdminDenied(PeerError):
+    """A refusal of who would administer, logged under `decision`; code and words are the gate's."""
+
+    def __init__(self, error: PeerError, decision: str) -> None:
+        super().__init__(error.code, error.what, error.fix)
+        self.decision = decision
+
+
 def problem_answer(error: EnclaveCcError, log: Log, path: str) -> HttpAnswer:
     """The answer that tells a client of `error`; what is the KBS's own affair goes to its log instead."""
     match error:
@@ -47,7 +55,8 @@ def problem_answer(error: EnclaveCcError, log: Log, path: str) -> HttpAnswer:
             status, problem = 503, messages.Problem("PluginInternalError", "the KBS cannot answer now", error.code)
         case _:
             status = 401 if error.code == "kbs-protocol" else error.row.http  # upstream's status for a wrong version
-            problem = messages.Problem(_VARIANTS.get(error.code, "PluginInternalError"), error.what, error.code)
+            decision = error.decision if isinstance(error, AdminDenied) else None
+            problem = messages.Problem(_VARIANTS.get(error.code, "PluginInternalError"), error.what, error.code, decision)
             if status in (401, 403):
                 log.write("refused", {"code": error.code, "what": error.what, "path": path[:256]})
     return HttpAnswer(status, problem.encode())

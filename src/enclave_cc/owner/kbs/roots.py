@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from enclave_cc.errors import UsageError, foreign
 from enclave_cc.owner.storage.database import Connection, Database
@@ -30,6 +31,12 @@ class StoredCollateral:
     ca: str
     document: str
     added: int
+
+
+class RootSource(Protocol):
+    """Whose platforms are trusted."""
+
+    def list_roots(self) -> list[TrustedRoot]: ...
 
 
 class RootStore:

@@ -6,9 +6,10 @@ Everything here runs in a worker thread.
 
 from __future__ import annotations
 
-from enclave_cc.errors import EnclaveCcError
+from enclave_cc.errors import EnclaveCcError, PeerError
 from enclave_cc.owner.audit.export import DatabaseSource
 from enclave_cc.owner.kbs.admin import AdminGate, Administrator
+from enclave_cc.owner.kbs.admin_refusals import explain_admin
 from enclave_cc.owner.kbs.attester_paths import AttesterPaths
 from enclave_cc.owner.kbs.audit_paths import AuditPaths
 from enclave_cc.owner.kbs.audit_trail import AuditTrail
@@ -17,9 +18,10 @@ from enclave_cc.owner.kbs.decision_paths import DecisionPaths
 from enclave_cc.owner.kbs.http import TEXT, HttpAnswer, HttpRequest, PathUnknown
 from enclave_cc.owner.kbs.policies import PolicyStore
 from enclave_cc.owner.kbs.policy_paths import PolicyPaths
-from enclave_cc.owner.kbs.problems import problem_answer
+from enclave_cc.owner.kbs.problems import AdminDenied, problem_answer
 from enclave_cc.owner.kbs.readiness import Readiness
 from enclave_cc.owner.kbs.reference_paths import ReferencePaths
+from enclave_cc.owner.kbs.replay_paths import ReplayPaths
 from enclave_cc.owner.kbs.resource_paths import ResourcePaths
 from enclave_cc.owner.kbs.roots import RootStore
 from enclave_cc.owner.kbs.routing import ADMIN, PUBLIC, Call, Route, Table
@@ -57,6 +59,7 @@ class Routes:
                 *PolicyPaths(policies, trail).routes(),
                 *ReferencePaths(references, trail).routes(),
                 *DecisionPaths(broker.decisions, roots).routes(),
+                *ReplayPaths(broker.recorder, policies, references, roots).routes(),
                 *AuditPaths(trail.log, audit).routes(),
             )
         )
@@ -78,7 +81,11 @@ class Routes:
         return found.route.handler(Call(request, found.parameters, administrator))
 
     def _authorize(self, request: HttpRequest) -> Administrator:
-        return self._gate.authorize(request.bearer, request.method, request.path, certificate=request.certificate)
+        try:
+            return self._gate.authorize(request.bearer, request.method, request.path, certificate=request.certificate)
+        except PeerError as error:
+            reason = explain_admin(error, request)
+            raise AdminDenied(error, self.broker.decisions.deny("admin", error.code, [reason]).id) from error
 
     def _explain_unknown(self, request: HttpRequest) -> PathUnknown:
         if self.table.methods(request.path):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from enclave_cc.errors import PeerError
 from enclave_cc.owner.collateral.source import CollateralSource
 from enclave_cc.owner.kbs.evidence import VerifiedEvidence
-from enclave_cc.owner.kbs.roots import RootStore
+from enclave_cc.owner.kbs.roots import RootSource
 from enclave_cc.owner.verifier import quote as quotes
 from enclave_cc.owner.verifier.collateral import CollateralVerifier
 from enclave_cc.wire.rcar import binding, messages
@@ -20,7 +20,7 @@ class SgxVerifier:
 
     tee = "sgx"
 
-    def __init__(self, roots: RootStore, collateral: CollateralSource, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, roots: RootSource, collateral: CollateralSource, *, now: Callable[[], float] = time.time) -> None:
         self._roots = roots
         self._collateral = collateral
         self._now = now

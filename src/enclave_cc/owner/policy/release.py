@@ -28,6 +28,9 @@ class Request:
     def to_data(self) -> dict[str, Any]:
         return {"plugin": self.plugin, "resource-path": list(self.segments), "query": dict(self.query)}
 
+    def to_json(self) -> dict[str, Any]:
+        return {"plugin": self.plugin, "segments": list(self.segments), "query": dict(self.query)}
+
     def __str__(self) -> str:
         return "/".join((self.plugin, *self.segments))
 
