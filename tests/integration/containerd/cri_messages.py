@@ -77,9 +77,22 @@ class StatusRequest:
 
 
 @record
+class RuntimeHandlerFeatures:
+    recursive_read_only_mounts: bool = codec.boolean(1)
+    user_namespaces: bool = codec.boolean(2)
+
+
+@record
+class RuntimeHandler:
+    name: str = codec.string(1)
+    features: RuntimeHandlerFeatures | None = codec.message(2, RuntimeHandlerFeatures)
+
+
+@record
 class StatusResponse:
     status: RuntimeStatus | None = codec.message(1, RuntimeStatus)
     info: dict[str, str] = codec.string_map(2)
+    runtime_handlers: tuple[RuntimeHandler, ...] = codec.message(3, RuntimeHandler, repeated=True)
 
 
 @record

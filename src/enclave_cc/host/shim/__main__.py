@@ -22,6 +22,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"containerd-shim-rune-v2:\n  Version:  {__version__}")
         return 0
+    if "info" in arguments.switches:
+        from enclave_cc.host.shim import information
+
+        os.write(1, information.describe())  # what standard input says of the runtime's options changes nothing
+        return 0
     if arguments.verb == "fork-server":
         return _run_fork_server()
     if not arguments.namespace or not arguments.id:

@@ -14,13 +14,13 @@ from enclave_cc.errors import EnvironmentFault, PeerError, foreign
 
 _LIBRARY = "libseccomp.so.2"
 _EPERM = 1
-_ACTIONS = {
+ACTIONS = {
     "SCMP_ACT_KILL": 0, "SCMP_ACT_KILL_THREAD": 0, "SCMP_ACT_KILL_PROCESS": 0x80000000, "SCMP_ACT_TRAP": 0x00030000,
     "SCMP_ACT_ERRNO": 0x00050000, "SCMP_ACT_LOG": 0x7FFC0000, "SCMP_ACT_ALLOW": 0x7FFF0000,
 }  # fmt: skip
-_OPERATORS = ("SCMP_CMP_NE", "SCMP_CMP_LT", "SCMP_CMP_LE", "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_MASKED_EQ")
+OPERATORS = ("SCMP_CMP_NE", "SCMP_CMP_LT", "SCMP_CMP_LE", "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_MASKED_EQ")
 # audit architectures; the machine's own is in every filter
-_ARCHITECTURES = {
+ARCHITECTURES = {
     "SCMP_ARCH_X86": 0x40000003, "SCMP_ARCH_X86_64": 0xC000003E, "SCMP_ARCH_X32": 0x4000003E,
     "SCMP_ARCH_ARM": 0x40000028, "SCMP_ARCH_AARCH64": 0xC00000B7,
 }  # fmt: skip
@@ -49,7 +49,7 @@ def compile_profile(profile: Mapping[str, Any]) -> bytes:
         raise PeerError("launch-failed", "the seccomp profile's default action is none")
     try:
         for name in profile.get("architectures") or ():
-            token = _ARCHITECTURES.get(str(name))
+            token = ARCHITECTURES.get(str(name))
             if token is not None:  # another machine's says nothing here
                 library.seccomp_arch_add(context, ctypes.c_uint32(token))
         for rule in profile.get("syscalls") or ():
@@ -63,10 +63,10 @@ def compile_profile(profile: Mapping[str, Any]) -> bytes:
 
 
 def _action(name: object, number: object) -> int:
-    found = _ACTIONS.get(str(name))
+    found = ACTIONS.get(str(name))
     if found is None:
         raise PeerError("launch-failed", f"the seccomp action {foreign(name)} is not supported")
-    if found == _ACTIONS["SCMP_ACT_ERRNO"]:
+    if found == ACTIONS["SCMP_ACT_ERRNO"]:
         return found | (int(number) & 0xFFFF if isinstance(number, int) else _EPERM)
     return found
 
@@ -87,10 +87,10 @@ def _group(args: Any) -> Iterator[list[_Comparison]]:
     found = []
     for argument in args:
         operator = str(argument.get("op"))
-        if operator not in _OPERATORS:
+        if operator not in OPERATORS:
             raise PeerError("launch-failed", f"the seccomp comparison {foreign(operator)} is not supported")
         numbers = int(argument.get("value") or 0), int(argument.get("valueTwo") or 0)
-        found.append(_Comparison(int(argument["index"]), _OPERATORS.index(operator) + 1, *numbers))
+        found.append(_Comparison(int(argument["index"]), OPERATORS.index(operator) + 1, *numbers))
     if len({comparison.argument for comparison in found}) == len(found):
         yield found
     else:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from enclave_cc.wire.pb import cgroup_metrics, codec, shim_events, task
+from enclave_cc.wire.pb import cgroup_metrics, codec, runtime_info, shim_events, task
 
 
 def classes(module: Any, package: str) -> list[Any]:
@@ -20,6 +20,7 @@ ALL = (
     classes(task, "containerd.task.v3")
     + classes(shim_events, "containerd.events")
     + classes(cgroup_metrics, "io.containerd.cgroups")
+    + classes(runtime_info, "containerd.types")
 )
 
 
