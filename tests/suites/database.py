@@ -78,6 +78,18 @@ class DatabaseSuite:
             one.execute(ADD, ("b", b""))
         assert self.names(db) == self.names(reopen()) == ["a", "b"]
 
+    @pytest.mark.parametrize("durable", [True, False])
+    def test_one_statement_alone(self, db: Database, reopen: Callable[[], Database], durable: bool) -> None:
+        done = db.run(ADD + " RETURNING name, added", ("a", b""), durable=durable)
+        assert (done.rows, done.rowcount) == ([("a", 0)], 1)
+        done = db.run(ADD + " ON CONFLICT DO NOTHING", ("a", b""), durable=durable)
+        assert (done.rows, done.rowcount) == ([], 0)
+        with pytest.raises(EnvironmentFault):
+            db.run(ADD, ("a", b""), durable=durable)
+        assert self.names(reopen()) == ["a"]
+        assert db.run("DELETE FROM root", durable=durable).rowcount == 1
+        assert self.names(reopen()) == []
+
     def test_a_failing_statement_undoes_its_transaction(self, db: Database) -> None:
         with pytest.raises(EnvironmentFault) as failed, db.write() as one:
             one.execute(ADD, ("a", b""))

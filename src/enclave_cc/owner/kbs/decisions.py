@@ -81,13 +81,14 @@ class DecisionLog:
     def _record(self, outcome: str, stage: str, code: str | None, members: Mapping[str, Any], decision_id: str | None) -> Decision:
         decision = Decision(decision_id or new_id(), int(self._now()), outcome, stage, code, members)
         self._log.write(outcome, {name: member for name, member in decision.to_json().items() if name != "outcome"})
-        with self._database.write(durable=False) as db:
-            number = db.execute(
-                "INSERT INTO decision (id, at, outcome, code, document) VALUES (?, ?, ?, ?, ?) RETURNING number",
-                (decision.id, decision.at, outcome, code, json.dumps({"stage": stage, **members}, default=str)),
-            ).fetchone()[0]
-            if number % _TRIM_EVERY == 0:
-                db.execute("DELETE FROM decision WHERE number <= ?", (number - KEPT,))
+        inserted = self._database.run(
+            "INSERT INTO decision (id, at, outcome, code, document) VALUES (?, ?, ?, ?, ?) RETURNING number",
+            (decision.id, decision.at, outcome, code, json.dumps({"stage": stage, **members}, default=str)),
+            durable=False,
+        )
+        ((number,),) = inserted.rows
+        if number % _TRIM_EVERY == 0:
+            self._database.run("DELETE FROM decision WHERE number <= ?", (number - KEPT,), durable=False)
         return decision
 
     def find(self, decision_id: str) -> Decision:

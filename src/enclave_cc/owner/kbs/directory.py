@@ -202,7 +202,7 @@ rsa1_5 = false           # answers for RSA TEE keys of this deprecated form, whi
 [database]
 url = {url}    # or "postgresql://USER@HOST/NAME": then any number of KBS processes may serve from it
 # password_file = "..."  # of PostgreSQL; else $ENCLAVE_CC_DATABASE_PASSWORD, else ~/.pgpass
-pool = 16                # connections to PostgreSQL, per process
+pool = 16                # connections to PostgreSQL, per process; at least 2
 connect_timeout = 5      # seconds to reach PostgreSQL, and to wait for a free connection
 statement_timeout = 10   # seconds for one statement
 lock_timeout = 10        # seconds to wait for another writer

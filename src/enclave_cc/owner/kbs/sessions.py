@@ -84,11 +84,11 @@ class Sessions:
         """
         digest = _digest(session.id)
         sealed = None if token is None else self._seal(digest, token)
-        with self._database.write(durable=False) as db:
-            first = db.execute(
-                "INSERT INTO session (id, expires, token) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-                (digest, session.expires, sealed),
-            ).rowcount
+        first = self._database.run(
+            "INSERT INTO session (id, expires, token) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+            (digest, session.expires, sealed),
+            durable=False,
+        ).rowcount
         if next(self._settled) % _PURGE_EVERY == 0:
             self.purge()
         if not first:

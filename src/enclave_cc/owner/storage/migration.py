@@ -7,7 +7,6 @@ applied, so numbers may have gaps, and a file that came later with a lower numbe
 
 from __future__ import annotations
 
-import functools
 import re
 import time
 from importlib import resources
@@ -31,7 +30,6 @@ _POSTGRESQL = (
 )
 
 
-@functools.cache
 def list_names() -> list[str]:
     """The migrations of this program, in the order of their numbers."""
     return sorted(entry.name.removesuffix(".sql") for entry in _directory().iterdir() if _FILE.match(entry.name) is not None)

@@ -26,7 +26,7 @@ from psycopg import errors as states
 from psycopg.pq import TransactionStatus
 
 from enclave_cc.errors import EnvironmentFault, UsageError, foreign
-from enclave_cc.owner.storage.database import Conflict, Dialect, Result, check_parameters
+from enclave_cc.owner.storage.database import Conflict, Dialect, Done, check_parameters
 from enclave_cc.owner.storage.pool import Pool
 from enclave_cc.record import record
 
@@ -55,7 +55,7 @@ class _Connection:
         self.waiting_since: float | None = None
         self.cut = False
 
-    def execute(self, sql: str, parameters: Sequence[object] = ()) -> Result:
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> psycopg.Cursor[Any]:
         check_parameters(parameters)
         return self._run(_number(sql), parameters or None, None)
 
@@ -99,7 +99,10 @@ class PostgresDatabase:
         self._in_use: set[_Connection] = set()
         self._in_use_lock = threading.Lock()
         self._closing = threading.Event()
-        self._pool: Pool[_Connection] = Pool(self._connect, pool, self._timeouts.connect)
+        # Durability is a setting of the connection, as setting it for each transaction would be a round trip more.
+        few = max(1, pool // 4)
+        self._durable: Pool[_Connection] = Pool(lambda: self._connect("on"), few, self._timeouts.connect)
+        self._relaxed: Pool[_Connection] = Pool(lambda: self._connect("off"), max(1, pool - few), self._timeouts.connect)
         self._watchman = threading.Thread(target=self._watch, name="kbs-database", daemon=True)
         self._watchman.start()
         try:
@@ -111,15 +114,13 @@ class PostgresDatabase:
 
     @contextmanager
     def read(self) -> Iterator[_Connection]:
-        with self._use() as connection:
+        with self._use(durable=False) as connection:
             yield connection
 
     @contextmanager
     def write(self, *, durable: bool = True, lock: str = "") -> Iterator[_Connection]:
-        begin = "BEGIN" + ("" if durable else "; SET LOCAL synchronous_commit TO OFF")
-        if lock:
-            begin += f"; SELECT pg_advisory_xact_lock({_number_lock(lock)})"
-        with self._use() as connection:
+        begin = f"BEGIN; SELECT pg_advisory_xact_lock({_number_lock(lock)})" if lock else "BEGIN"
+        with self._use(durable) as connection:
             try:
                 connection.control(begin)
                 yield connection
@@ -130,19 +131,25 @@ class PostgresDatabase:
                         connection.control("ROLLBACK")
                 raise
 
+    def run(self, sql: str, parameters: Sequence[object] = (), *, durable: bool = True) -> Done:
+        with self._use(durable) as connection:
+            result = connection.execute(sql, parameters)
+            return Done(result.fetchall() if result.description else [], result.rowcount)
+
     def has_table(self, name: str) -> bool:
         with self.read() as db:
-            return bool(db.execute("SELECT to_regclass(CAST(? AS TEXT)) IS NOT NULL", (name,)).fetchone()[0])
+            return db.execute("SELECT 1 WHERE to_regclass(CAST(? AS TEXT)) IS NOT NULL", (name,)).fetchone() is not None
 
     def close(self) -> None:
         self._closing.set()
-        self._pool.close()
+        self._durable.close()
+        self._relaxed.close()
         if self._watchman is not threading.current_thread():
             self._watchman.join(_WATCH_SECONDS * 2)
 
     @contextmanager
-    def _use(self) -> Iterator[_Connection]:
-        with self._faults(), self._pool.take() as connection:
+    def _use(self, durable: bool) -> Iterator[_Connection]:
+        with self._faults(), (self._durable if durable else self._relaxed).take() as connection:
             with self._in_use_lock:
                 self._in_use.add(connection)
             try:
@@ -151,18 +158,18 @@ class PostgresDatabase:
                 with self._in_use_lock:
                     self._in_use.discard(connection)
 
-    def _connect(self) -> _Connection:
+    def _connect(self, synchronous_commit: str) -> _Connection:
         """Tries for as long as `connect` allows: a server that restarts is soon there again."""
         end = time.monotonic() + self._timeouts.connect
         while True:
             try:
-                return self._connect_once()
+                return self._connect_once(synchronous_commit)
             except psycopg.OperationalError as error:
                 passing = any(words in str(error) for words in _PASSING)
                 if not passing or time.monotonic() + _RETRY_SECONDS > end or self._closing.wait(_RETRY_SECONDS):
                     raise
 
-    def _connect_once(self) -> _Connection:
+    def _connect_once(self, synchronous_commit: str) -> _Connection:
         timeouts = self._timeouts
         # What the block does between two statements is short; a process that was stopped must not hold locks.
         settings = {
@@ -182,15 +189,20 @@ class PostgresDatabase:
             keepalives_idle=round(timeouts.statement) or 1,
             tcp_user_timeout=round(2000 * timeouts.statement),
         )
-        # A server whose default is to acknowledge first and write later does not decide that for us.
-        raw.execute("SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'")
+        # A server whose default is to acknowledge first and write later does not decide that for us; one that waits for
+        # standbys does.
+        raw.execute(
+            "SELECT set_config('synchronous_commit', $1, false) WHERE $1 = 'off' OR current_setting('synchronous_commit') = 'off'",
+            (synchronous_commit,),
+        )
         return _Connection(raw)
 
     def _check_server(self, db: _Connection) -> None:
         version = db.raw.info.server_version // 10000
         if version < MINIMUM_VERSION:
             raise UsageError("bad-config", f"the KBS database is PostgreSQL {version}; {MINIMUM_VERSION} or newer is needed")
-        encoding, fsync = db.execute("SELECT current_setting('server_encoding'), current_setting('fsync')").fetchone()
+        found = db.execute("SELECT current_setting('server_encoding'), current_setting('fsync')").fetchall()
+        ((encoding, fsync),) = found
         if encoding != "UTF8":
             raise UsageError(
                 "bad-config", f"the KBS database has the encoding {foreign(encoding)}", "Create it with ENCODING UTF8."

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from enclave_cc.errors import EnvironmentFault, UsageError, foreign
-from enclave_cc.owner.storage.database import Dialect, check_parameters
+from enclave_cc.owner.storage.database import Dialect, Done, check_parameters
 
 LOCK_SECONDS = 10.0
 
@@ -89,6 +89,11 @@ class SqliteDatabase:
                     raise
         finally:
             self._write_lock.release()
+
+    def run(self, sql: str, parameters: Sequence[object] = (), *, durable: bool = True) -> Done:
+        with self.write(durable=durable) as db:
+            cursor = db.execute(sql, parameters)
+            return Done(cursor.fetchall(), cursor.rowcount)
 
     def has_table(self, name: str) -> bool:
         with self.read() as db:
