@@ -84,15 +84,15 @@ def _evaluate(
     No error leaves here: its traceback would keep these frames' engine, which no other thread may free.
     """
     values = {}
-    with open_session(policy, claims, data=data, lookup=lookup) as session:
-        for rule in rules:
-            try:
+    try:
+        with open_session(policy, claims, data=data, lookup=lookup) as session:
+            for rule in rules:
                 # A query, because asking for a rule that a policy does not have would be an error.
                 found = session.engine.eval_query(rule)["result"]
-            except RuntimeError as error:
-                return syntax.describe_fault(error)
-            values[rule] = found[0]["expressions"][0]["value"] if found else None
-        return Evaluation(values, session.queried)
+                values[rule] = found[0]["expressions"][0]["value"] if found else None
+            return Evaluation(values, session.queried)
+    except RuntimeError as error:  # for claims that are no text, such as half a surrogate pair, too
+        return syntax.describe_fault(error)
 
 
 @record

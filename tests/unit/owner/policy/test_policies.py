@@ -242,6 +242,14 @@ def test_a_policy_that_contradicts_itself_is_an_error_not_an_answer() -> None:
         rego.evaluate(policy, ("data.policy.allow",), {"a": 1, "b": 1})
 
 
+def test_claims_that_are_no_text_fail_the_policy_and_nothing_else() -> None:
+    policy = rego.Policy("p", "package policy\nallow := true\n")
+    with pytest.raises(UsageError) as refused:
+        rego.evaluate(policy, ("data.policy.allow",), {"a": "\ud800"})
+    assert refused.value.code == "policy-invalid"
+    assert rego.evaluate(policy, ("data.policy.allow",), {}).values["data.policy.allow"] is True
+
+
 def test_evaluations_of_many_threads_do_not_mix() -> None:
     policy = rego.Policy("p", 'package policy\nx := [input.n, data.n, query_reference_value("n")]\n')
     wrong: list[object] = []
