@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -81,7 +82,7 @@ def test_a_token_that_was_gone_is_found_again(label: str, pin: Path) -> None:
     away = softhsm.find_directory() / "away"
     tokens.rename(away)
     tokens.mkdir()
-    store._objects._token._module.restart()  # type: ignore[attr-defined]  # SoftHSM looks for tokens then only
+    store._objects._token.run(lambda _: store._objects._token._module.restart())  # type: ignore[attr-defined]  # SoftHSM looks for tokens then only
     for act in (lambda: store.get(A), lambda: store.put(A, Secret(b"2")), lambda: store.list()):
         assert refused(act).code == "store-unreachable"
     shutil.rmtree(tokens)
@@ -108,18 +109,51 @@ def test_lost_sessions_are_opened_again(label: str, pin: Path) -> None:
         assert results == [Secret(b"1")] * 6
 
 
-def test_a_turn_has_a_deadline(label: str, pin: Path) -> None:
-    token = Pkcs11Token(softhsm.MODULE, label, Origin(file=pin), deadline=0.2)
-    entered, leave = threading.Event(), threading.Event()
-    holder = threading.Thread(target=lambda: token.run(lambda _: (entered.set(), leave.wait(10))))
-    holder.start()
-    entered.wait(10)
-    with pytest.raises(EnvironmentFault) as late:
-        token.run(lambda _: None)
+def test_a_token_that_hangs_ends_at_the_deadline(label: str, pin: Path) -> None:
+    """For who asked and for who waits behind; what waited too long is not done later."""
+    quick, patient = (Pkcs11Token(softhsm.MODULE, label, Origin(file=pin), deadline=seconds) for seconds in (0.2, 30))
+    leave, done = threading.Event(), []
+    for number in range(2):
+        with pytest.raises(EnvironmentFault) as late:
+            quick.run(lambda _, number=number: (leave.wait(20), done.append(number)))
+        assert late.value.code == "deadline"
     leave.set()
-    holder.join()
-    assert late.value.code == "deadline"
-    token.run(lambda _: None)
+    patient.run(lambda _: done.append(2))
+    assert done == [0, 2]
+
+
+def test_python_s_tls_is_not_disturbed(label: str, pin: Path) -> None:
+    """SoftHSM uses the process's OpenSSL, and leaves errors in the queue of the thread that called it."""
+    import ssl
+
+    from enclave_cc.crypto import self_signed
+    from enclave_cc.crypto.jws import SigningKey
+
+    key = SigningKey.generate("ES256").to_pem()
+    certificate = self_signed.make_certificate(key, common_name="x", hosts=["localhost"], not_before=0, not_after=4_000_000_000)
+    (pin.parent / "pem").write_bytes(certificate + key)
+    server_context, client_context = (
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER),
+        ssl.create_default_context(cadata=certificate.decode()),
+    )
+    server_context.load_cert_chain(pin.parent / "pem")
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server, client = (
+        server_context.wrap_bio(up, down, server_side=True),
+        client_context.wrap_bio(down, up, server_hostname="localhost"),
+    )
+    for _ in range(4):
+        for side in (client, server):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+    store = open_store(label, pin)
+    store._objects._token.run(lambda _: store._objects._token._module.restart())  # type: ignore[attr-defined]
+    for _number in range(3):
+        store.put(A, Secret(b"1"))
+        client.write(b"ping")
+        assert server.read() == b"ping"
+        server.write(b"pong")
+        assert client.read() == b"pong"
 
 
 def test_private_and_sealed_on_disk(label: str, pin: Path) -> None:

@@ -1,16 +1,18 @@
 """A PKCS#11 token: one session that is kept, a login that comes back, faults with codes.
 
-python-pkcs11 initializes modules for one thread (C_Initialize without CKF_OS_LOCKING_OK), so that calls into a module
-take turns here, whatever token they are for: a module is one per process, and so is the login. Cryptoki has no
-deadlines: a call that hangs in the module hangs its thread, and those behind it run into theirs.
+Each module has a thread of its own, which alone calls it. python-pkcs11 initializes modules for one thread (C_Initialize
+without CKF_OS_LOCKING_OK); Cryptoki has no deadlines, and so it is this thread that a hanging token hangs, while the
+callers end at theirs; and SoftHSM leaves errors in the thread's OpenSSL queue, where Python's TLS would take them for its
+own. A module is one per process, whoever uses it, and so is the login to a token.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock, Thread
 from typing import Any, TypeVar
 
 from enclave_cc.errors import EnvironmentFault, UsageError, foreign
@@ -20,10 +22,10 @@ T = TypeVar("T")
 
 
 class Pkcs11Token:
-    """One token by its label. Safe for many threads, which take turns."""
+    """One token by its label. Safe for many threads."""
 
     def __init__(self, module: Path, label: str, pin: Origin, *, deadline: float = 10.0) -> None:
-        """`deadline`: the longest wait for one's turn, in seconds.
+        """`deadline`: the longest that a call may take, waiting for one's turn included, in seconds.
 
         Raises `EnvironmentFault("missing-tool")` without the package python-pkcs11, `UsageError("not-found")` without
         the module; neither touches the token."""
@@ -44,22 +46,34 @@ class Pkcs11Token:
     def run(self, act: Callable[[Any], T]) -> T:
         """`act` with a logged-in read-write session; once more if session or token turn out to be gone.
 
-        `act` must do no harm when it is done twice. Raises `EnvironmentFault`: "store-unreachable", "store-denied",
-        "store-failed", "disk-full", "deadline"."""
-        gone, fault = self._gone(), None
-        with self._module.turn(self._deadline):
-            for last in (False, True):
-                try:
-                    session = self._module.session(self._label, self._log_in)
-                    session.generate_random(64)  # a session that has gone shows here, where nothing is left open
-                    return act(session)
-                except self._errors.PKCS11Error as error:
-                    fault = None if isinstance(error, gone) and not last else self._explain(error)
-                if fault is not None:
-                    break
-                self._module.restart()
-        # Outside of `except`: the binding's exception holds objects that call the module when they go.
-        raise fault or EnvironmentFault("store-failed", "the PKCS#11 token fails")
+        `act` must do no harm when it is done twice, and holds no object of the session when it returns. Raises
+        `EnvironmentFault`: "store-unreachable", "store-denied", "store-failed", "disk-full", and "deadline", after which
+        it may still come to be done."""
+        future = self._module.submit(lambda: self._attempt(act))
+        try:
+            found = future.result(self._deadline)
+        except TimeoutError as error:
+            future.cancel()
+            raise EnvironmentFault("deadline", "the PKCS#11 token does not answer, or has too much to do") from error
+        if isinstance(found, EnvironmentFault):
+            raise found
+        return found
+
+    def _attempt(self, act: Callable[[Any], T]) -> T | EnvironmentFault:
+        """In the module's thread, where the binding's exceptions must also end: they hold what calls the module."""
+        gone = self._gone()
+        for last in (False, True):
+            try:
+                session = self._module.session(self._label, self._log_in)
+                session.generate_random(64)  # a session that has gone shows here, where nothing is left open
+                return act(session)
+            except EnvironmentFault as fault:
+                return fault
+            except self._errors.PKCS11Error as error:
+                if last or not isinstance(error, gone):
+                    return self._explain(error)
+            self._module.restart()
+        raise AssertionError
 
     def _gone(self) -> tuple[type[Exception], ...]:
         session = ("SessionHandleInvalid", "SessionClosed", "UserNotLoggedIn", "ObjectHandleInvalid")
@@ -96,30 +110,42 @@ class Pkcs11Token:
 
 
 class _Module:
-    """One loaded module, with a session for each of its tokens that is used."""
+    """One module and its thread, with a session for each of its tokens that is used."""
 
     _loaded: dict[str, _Module] = {}  # noqa: RUF012 (of the class on purpose: a module is one per process)
-    _loading = threading.Lock()
+    _loading = Lock()
 
     @classmethod
     def find(cls, path: str) -> _Module:
         with cls._loading:
-            return cls._loaded.setdefault(path, cls(path))
+            if path not in cls._loaded:
+                cls._loaded[path] = cls(path)
+            return cls._loaded[path]
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._lock = threading.Lock()
         self._library: Any = None
         self._sessions: dict[str, Any] = {}
+        self._waiting: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+        # A daemon: a call that hangs must not keep the process from its end.
+        Thread(target=self._serve, name="pkcs11", daemon=True).start()
 
-    @contextmanager
-    def turn(self, deadline: float) -> Iterator[None]:
-        if not self._lock.acquire(timeout=deadline):
-            raise EnvironmentFault("deadline", "the PKCS#11 module stayed in use")
-        try:
-            yield
-        finally:
-            self._lock.release()
+    def submit(self, call: Callable[[], T]) -> Future[T]:
+        future: Future[T] = Future()
+        self._waiting.put((future, call))
+        return future
+
+    def _serve(self) -> None:
+        while True:
+            future, call = self._waiting.get()
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(call())
+                except BaseException as error:  # noqa: BLE001 (it is the caller's)
+                    future.set_exception(error)
+            del future, call
+
+    # What follows is called in the module's thread.
 
     def session(self, label: str, log_in: Callable[[Any], Any]) -> Any:
         if self._library is None:
