@@ -21,6 +21,7 @@ from enclave_cc.owner.resources.vault_client import VaultClient, take
 from enclave_cc.wire.rcar.uri import ResourcePath
 
 _LIST = 1000
+_MOST = 10_000_000  # names on one level
 _END = "\x7f"  # behind every character of a path
 
 
@@ -71,18 +72,23 @@ def walk(client: VaultClient, base: str, prefix: str, after: str, name: str = ""
     depth = name.count("/")
     for key in _list_keys(client, f"{base}/{name}".rstrip("/")):
         full = name + key
-        if key.endswith("/") != (depth < 2) or (not full.startswith(prefix) and not prefix.startswith(full)):
+        # What is no segment of a resource path is another's, or would lead elsewhere: `..` in a URL is not a name.
+        if (
+            key.endswith("/") != (depth < 2)
+            or not _is_segment(key.removesuffix("/"))
+            or (not full.startswith(prefix) and not prefix.startswith(full))
+        ):
             continue
         if depth < 2:
             if full + _END > after:
                 yield from walk(client, base, prefix, after, full)
-        elif full > after and full.startswith(prefix) and _is_path(full):
+        elif full > after and full.startswith(prefix):
             yield full
 
 
 def _list_keys(client: VaultClient, path: str) -> Iterator[str]:
     """One level, sorted. OpenBao gives it in parts; Vault does not know how, and gives all."""
-    last = ""
+    last, seen = "", 0
     while True:
         query: dict[str, str | int] = {"list": "true", "limit": _LIST}
         answer = client.request("GET", path, query=query | ({"after": last} if last else {}))
@@ -92,14 +98,17 @@ def _list_keys(client: VaultClient, path: str) -> Iterator[str]:
         keys = take(answer.data, "keys", list)
         new = sorted(key for key in keys if isinstance(key, str) and key > last)
         yield from new
+        seen += len(new)
         if len(keys) != _LIST or not new:
             return
+        if seen > _MOST:
+            raise EnvironmentFault("store-failed", "Vault's listing has no end")
         last = new[-1]
 
 
-def _is_path(text: str) -> bool:
+def _is_segment(text: str) -> bool:
     try:
-        ResourcePath.parse(text)
+        ResourcePath(text, text, text)
     except PeerError:
         return False
     return True

@@ -49,8 +49,7 @@ class GivenToken:
             return Lease(token, _FOREVER, renewable=False)
         if answer.status != 200:
             raise EnvironmentFault("store-denied", "Vault does not take the token")
-        seconds = take(answer.data, "ttl", int)
-        return Lease(token, seconds or _FOREVER, seconds > 0 and answer.data.get("renewable") is True)
+        return _make_lease(token, take(answer.data, "ttl", int), answer.data.get("renewable"))
 
 
 @record
@@ -121,5 +120,11 @@ def _parse_lease(auth: Any) -> Lease:
     token = take(auth, "client_token", str)
     if not token.isascii() or not token.isprintable() or not token:
         raise EnvironmentFault("store-failed", "Vault gave a token that is none")
-    seconds = take(auth, "lease_duration", int)
-    return Lease(Secret(token.encode()), seconds or _FOREVER, seconds > 0 and auth.get("renewable") is True)
+    return _make_lease(Secret(token.encode()), take(auth, "lease_duration", int), auth.get("renewable"))
+
+
+def _make_lease(token: Secret, seconds: int, renewable: object) -> Lease:
+    """0 seconds: a token without an end."""
+    if not 0 <= seconds < 1 << 40:
+        raise EnvironmentFault("store-failed", "Vault gave a lease that is none")
+    return Lease(token, seconds or _FOREVER, seconds > 0 and renewable is True)
