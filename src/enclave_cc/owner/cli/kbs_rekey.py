@@ -46,6 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
         database = open_database(config.database, directory.path)
         closing.callback(database.close)
         migration.check(database)
+        if arguments.finish:
+            keys.wait_until_known()
         if not arguments.prepare:
             resources = closing.enter_context(open_resources(config.resources, keys, database, directory.path))
             resealed = sum(count for store in resources.sealed.values() for count in store.reseal())

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     get = actions.add_parser("get", help="print the latest version")
     get.add_argument("path", metavar="PATH")
     get.add_argument("-o", "--output", metavar="FILE", help="instead of standard output; made with mode 0600")
-    get.add_argument("--version", metavar="N", type=int, help="an earlier version")
+    get.add_argument("--version", metavar="N", type=_parse_version, help="an earlier version")
     tag = actions.add_parser("tag", help="set tags of the latest version, or take them off")
     tag.add_argument("path", metavar="PATH")
     tag.add_argument("tags", metavar="KEY=VALUE|KEY-", nargs="+", help="KEY- takes the tag off")
@@ -116,6 +116,12 @@ def _print(rows: list[dict[str, Any]], columns: tuple[str, ...], *, as_json: boo
             if "tags" in row:
                 row["tags"] = [f"{key}={value}" for key, value in row["tags"].items()]
     console.print_rows(rows, columns, as_json=as_json)
+
+
+def _parse_version(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or not 0 < int(text[:16]) < 1 << 48:
+        raise UsageError("usage", f"{text!r} is not the number of a version")
+    return int(text)
 
 
 def _split_tag(text: str) -> tuple[str, str]:

@@ -46,6 +46,10 @@ class KeySource(Protocol):
         """Puts a new key first, unless a change is under way. Raises `UsageError("wrong-state")` if that is not ours to do."""
         ...
 
+    def wait_until_known(self) -> None:
+        """Returns when every server that sees this source seals under the first key."""
+        ...
+
     def end_change(self) -> str:
         """Drops all but the first, under which everything must be sealed. Says what is left to do by hand, or ""."""
         ...
@@ -93,10 +97,12 @@ class KeyFile:
             if len(present) == 1:
                 self._write([self._format(Secret.random(KEY_SIZE)), *present])
 
-    def end_change(self) -> str:
-        # Servers look at the file each second before they seal: none still seals under what goes now.
+    def wait_until_known(self) -> None:
+        # Servers look at the file once a second before they seal.
         age = time.time() - self._path.stat().st_mtime
         time.sleep(min(max(0.0, 3 * FRESH_SECONDS - age), 3 * FRESH_SECONDS))
+
+    def end_change(self) -> str:
         with self._lock():
             self._write(self._path.read_text("ascii").split()[:1])
         return ""
@@ -185,6 +191,9 @@ class KeyVariable:
                 f"${self._variable} holds one key",
                 "Put a new key and a comma before it, for the servers and for this command: openssl rand -base64 32.",
             )
+
+    def wait_until_known(self) -> None:
+        """Who set the variables knows: a running process does not see a change."""
 
     def end_change(self) -> str:
         return f"take the old key out of ${self._variable}" if len(self.read()) > 1 else ""
