@@ -1,6 +1,6 @@
 """Pods on containerd: ours against io.containerd.runc.v2 on the same containerd, in the same run.
 
-Ours twice: with each shim started by itself, and with the node's optional fork server.
+Ours twice: as it is installed, with the node's fork server, and with each shim started by itself.
 
 - start: RunPodSandbox, CreateContainer and StartContainer until the workload's first byte is in its log, image cached.
   Ours makes two enclaves meanwhile, attests to the KBS over HTTPS, checks the signature, has keys released and mounts.
@@ -13,12 +13,10 @@ from __future__ import annotations
 import argparse
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests/integration/containerd"))
@@ -34,9 +32,10 @@ from enclave_cc.host.sandbox import control_client
 from enclave_cc.transport import ttrpc
 from enclave_cc.wire.pb import codec, task
 
+_IDLE = 12.0  # seconds after which threads and processes that had nothing to do have ended
 STAGES = ("RunPodSandbox", "CreateContainer", "StartContainer", "first output")
-FORKED = "enclave-cc, fork server"
-SHIMS = {RUNC: "containerd-shim-runc-v2", OURS: "containerd-shim-rune-v2", FORKED: "containerd-shim-rune-v2"}
+PLAIN = "enclave-cc, plain start"
+SHIMS = {RUNC: "containerd-shim-runc-v2", OURS: "containerd-shim-rune-v2", PLAIN: "containerd-shim-rune-v2"}
 
 
 def main(arguments: list[str]) -> int:
@@ -64,7 +63,7 @@ def measure(testbed: testbeds.Testbed, node: daemon.Node, directory: Path, repea
     daemon.push_layout(testbeds.make_image(directory / "layout", "plain", root, "--config.cmd", "/bin/sh"), plain)
     cri = clients.Cri(node.address)
     kubelets = {}
-    for name, handler, image in ((RUNC, RUNC, plain), (OURS, OURS, encrypted), (FORKED, OURS, encrypted)):
+    for name, handler, image in ((RUNC, RUNC, plain), (OURS, OURS, encrypted), (PLAIN, OURS, encrypted)):
         cri.pull(image)
         kubelets[name] = Kubelet(node, cri, directory / "logs", handler, image)
     try:
@@ -111,27 +110,25 @@ def compare_starts(testbed: testbeds.Testbed, kubelets: dict[str, Kubelet], repe
     boots: list[dict[str, int]] = []
     for number in range(repeat + 1):
         for name, kubelet in kubelets.items():
-            with fork_server(kubelet.node, wanted=name == FORKED):
-                pod, reached = start(kubelet)
-                if number:  # the first of each fills caches
-                    found[name].append(reached)
-                    if name == OURS:
-                        boots.append(boot_stages(testbed))
-                pod.end()
+            kubelet.node.write_launcher(forked=name != PLAIN)
+            pod, reached = start(kubelet)
+            if number:  # the first of each fills caches
+                found[name].append(reached)
+                if name == OURS:
+                    boots.append(boot_stages(testbed))
+            pod.end()
     rows: list[list[object]] = []
     for index, stage in enumerate(STAGES):
         medians = {h: statistics.median(r[index] - (r[index - 1] if index else 0) for r in found[h]) * 1e3 for h in found}
-        rows.append(
-            [stage, *medians.values(), medians[OURS] / max(medians[RUNC], 1e-3), medians[FORKED] / max(medians[RUNC], 1e-3)]
-        )
+        rows.append([stage, *medians.values(), medians[OURS] / max(medians[RUNC], 1e-3), medians[PLAIN] / max(medians[RUNC], 1e-3)])
     wholes = {h: statistics.median(r[-1] for r in found[h]) * 1e3 for h in found}
-    rows.append(["whole", *wholes.values(), wholes[OURS] / wholes[RUNC], wholes[FORKED] / wholes[RUNC]])
-    print_table([f"ms, median of {repeat}", *found, "ratio", "ratio, fork server"], rows)
+    rows.append(["whole", *wholes.values(), wholes[OURS] / wholes[RUNC], wholes[PLAIN] / wholes[RUNC]])
+    print_table([f"ms, median of {repeat}", *found, "ratio", "ratio, plain start"], rows)
     print("of it, boot init (median, ms after its start):")
     for stage in boots[0] if boots else ():
         print(f"  {stage:<24} {statistics.median(b[stage] for b in boots if stage in b):7.1f}")
     print_ceiling("pod to first output", wholes[OURS] / wholes[RUNC], 3)
-    print_ceiling("with the fork server", wholes[FORKED] / wholes[RUNC], 3)
+    print_ceiling("with a plain start", wholes[PLAIN] / wholes[RUNC], 3)
     print()
 
 
@@ -145,12 +142,13 @@ def print_ceiling(name: str, ratio: float, aim: float) -> None:
 
 
 def shim_processes(node: daemon.Node, name: str) -> list[Path]:
+    """The shims of the node, and for ours as installed the fork server and the simulated CPUs that are awake."""
     found = []
     for directory in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             line = (directory / "cmdline").read_bytes()
-            # A fork of the fork server has that one's command line, which names no containerd.
-            if name.encode() in line and (str(node.address).encode() in line or b"\0fork-server\0" in line):
+            shared = name == OURS and (b"\0fork-server\0" in line or line.startswith(b"enclave-cc-simulated-cpu"))
+            if shared or (SHIMS[name].encode() in line and str(node.address).encode() in line):
                 found.append(directory)
     return found
 
@@ -159,37 +157,25 @@ def compare_idle(node: daemon.Node, kubelets: dict[str, Kubelet], pods: int) -> 
     rows: list[list[object]] = []
     sizes, rates = {}, {}
     for name, kubelet in kubelets.items():
-        with fork_server(node, wanted=name == FORKED):
-            for _ in range(pods):
-                pod = kubelet.run_pod()
-                container = pod.shell("echo up; exec sleep 3000")
-                wait_until(lambda p=pod, c=container: p.output(c) == "up\n")
-            time.sleep(2)
-            sizes[name] = [proportional_set_size(p) for p in shim_processes(node, SHIMS[name])]
-            rates[name] = call_rate(kubelet.pods[-1])
-            rows.append([name, len(sizes[name]), sum(sizes[name]) / pods / 1e6, max(sizes[name]) / 1e6, rates[name]])
-            kubelet.close()
+        node.write_launcher(forked=name != PLAIN)
+        for _ in range(pods):
+            pod = kubelet.run_pod()
+            container = pod.shell("echo up; exec sleep 3000")
+            wait_until(lambda p=pod, c=container: p.output(c) == "up\n")
+        time.sleep(_IDLE)
+        sizes[name] = [proportional_set_size(p) for p in shim_processes(node, name)]
+        rates[name] = call_rate(kubelet.pods[-1])
+        rows.append([name, len(sizes[name]), sum(sizes[name]) / pods / 1e6, max(sizes[name]) / 1e6, rates[name]])
+        kubelet.close()
+    node.write_launcher(forked=True)
     assert node.snapshotter is not None
     rows.append(["snapshotter (one a node)", 1, proportional_set_size(Path(f"/proc/{node.snapshotter.pid}")) / 1e6, "", ""])
     print_table([f"idle, {pods} pods", "processes", "MB PSS per pod", "largest MB", "ttrpc calls/s"], rows)
-    print_ceiling("shim PSS per pod", sum(sizes[OURS]) / sum(sizes[RUNC]), 1)
-    print_ceiling("with the fork server, its own memory included", sum(sizes[FORKED]) / sum(sizes[RUNC]), 1)
+    print_ceiling("shim PSS per pod, the fork server's own memory included", sum(sizes[OURS]) / sum(sizes[RUNC]), 1)
+    print_ceiling("with a plain start", sum(sizes[PLAIN]) / sum(sizes[RUNC]), 1)
+    ksm = Path("/sys/kernel/mm/ksm/run")
+    print(f"KSM runs: {'yes' if ksm.exists() and ksm.read_text().strip() == '1' else 'no'}")
     print(f"ttrpc State calls per second: {rates[OURS] / rates[RUNC]:.2f}x of the Go server's")
-
-
-@contextmanager
-def fork_server(node: daemon.Node, *, wanted: bool) -> Iterator[None]:
-    """Runs the node's fork server if `wanted`."""
-    if not wanted:
-        yield
-        return
-    process = subprocess.Popen([node.shim, "fork-server"], env=node.environment)
-    try:
-        time.sleep(0.6)
-        yield
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def call_rate(pod: Pod, *, seconds: float = 2.0) -> float:

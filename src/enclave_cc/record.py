@@ -77,6 +77,15 @@ def record(cls: Any = None, /, *, kw_only: bool = False) -> Any:
     return _make(cls, kw_only=kw_only)
 
 
+def compile_all() -> None:
+    """Compiles what waits for the first instance of each record that there is: for a process that will be forked."""
+    for cls, kw_only in list(_deferred.items()):
+        _install_init(cls, kw_only=kw_only)
+
+
+_deferred: dict[type, bool] = {}  # records whose `__init__` is not compiled, and whether they are kw_only
+
+
 def _make(cls: type, *, kw_only: bool) -> type:
     """The class once more, since slots are laid out when a class is made."""
     body = dict(cls.__dict__)
@@ -113,11 +122,17 @@ def _make(cls: type, *, kw_only: bool) -> type:
 
 def _defer_init(cls: type, *, kw_only: bool) -> Callable[..., None]:
     def init(self: object, *arguments: Any, **members: Any) -> None:
-        compiled = _compile_init(cls, kw_only=kw_only)
-        cls.__init__ = compiled  # type: ignore[misc]  # two threads may both do it: the results are alike
-        compiled(self, *arguments, **members)
+        _install_init(cls, kw_only=kw_only)(self, *arguments, **members)
 
+    _deferred[cls] = kw_only
     return init
+
+
+def _install_init(cls: type, *, kw_only: bool) -> Callable[..., None]:
+    compiled = _compile_init(cls, kw_only=kw_only)
+    cls.__init__ = compiled  # type: ignore[misc]  # two threads may both do it: the results are alike
+    _deferred.pop(cls, None)
+    return compiled
 
 
 def _compile_init(cls: type, *, kw_only: bool) -> Callable[..., None]:

@@ -53,6 +53,8 @@ class CpuService:
         self._identify = identify
         self._deadline = deadline
         self._slots = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+        self._counting = threading.Lock()
+        self._served = 0
         self._quoting_lock = threading.Lock()
         self._quoting: QuotingEnclave | None = None
         self._listener: socket.socket | None = None
@@ -98,8 +100,18 @@ class CpuService:
                 self._log(f"the simulated CPU cannot accept: {error}")
                 threading.Event().wait(0.1)  # out of descriptors: let some close
                 continue
-            self._slots.acquire()
-            threading.Thread(target=self._serve, args=(connection,), name="simulated-cpu-request", daemon=True).start()
+            self.take(connection)
+
+    def take(self, connection: socket.socket) -> None:
+        """Serves one accepted connection from a thread of its own; waits while too many are served."""
+        self._slots.acquire()
+        with self._counting:
+            self._served += 1
+        threading.Thread(target=self._serve, args=(connection,), name="simulated-cpu-request", daemon=True).start()
+
+    def is_busy(self) -> bool:
+        """Whether connections are being served."""
+        return self._served > 0
 
     def _serve(self, connection: socket.socket) -> None:
         try:
@@ -120,6 +132,8 @@ class CpuService:
         except OSError as error:
             self._log(f"a peer of the simulated CPU went away: {error}")
         finally:
+            with self._counting:
+                self._served -= 1
             self._slots.release()
 
     def _identify_peer(self, connection: socket.socket) -> SimulatedEnclave:

@@ -53,7 +53,7 @@ class Node:
     """`configuration`: the engine's config.toml, which shim and snapshotter read; `prepared`: whether containerd knows
     enclave-cc, and its snapshotter runs; `schema`: the version of containerd's configuration file (0: the newest it has);
     `registries`: where containerd finds registries that are not on the loopback, by HOST:PORT; `plugins`: further CNI
-    plug-ins behind the first.
+    plug-ins behind the first; `fork_server`: whether shims are its forks, else each is started by itself.
     """
 
     directory: Path
@@ -64,6 +64,7 @@ class Node:
     schema: int = 0
     registries: dict[str, str] = field(default_factory=dict)
     plugins: tuple[dict[str, object], ...] = ()
+    fork_server: bool = True
     containerd_binary: str = os.environ.get("ENCLAVE_CC_CONTAINERD", "containerd")  # another version, with its shims beside it
     environment: dict[str, str] = field(default_factory=dict)
     containerd: subprocess.Popen[bytes] | None = None
@@ -122,8 +123,7 @@ class Node:
     def start(self) -> None:
         self.lay_out()
         self.shim.parent.mkdir(exist_ok=True)
-        self.shim.write_text(launcher.make_launcher())  # as `node setup` installs it
-        self.shim.chmod(0o755)
+        self.write_launcher(forked=self.fork_server)
         if self.prepared:
             self.start_snapshotter()
         self.start_containerd()
@@ -143,8 +143,19 @@ class Node:
             hosts.write_text(f'server = "{url}"\n[host."{url}"]\n  capabilities = ["pull", "resolve"]\n')
         self.config_file.write_text(self.make_config())
 
+    def write_launcher(self, *, forked: bool) -> None:
+        """The shim's program as `node setup` installs it; if not `forked`, it is of an installation that has no fork server."""
+        text = launcher.make_launcher()
+        if not forked:
+            line = "from enclave_cc.host.shim.__main__"
+            other = f"from enclave_cc.host.shim import fork_server\n\nfork_server.__file__ = os.devnull\n{line}"
+            text = text.replace(line, other)
+        self.shim.write_text(text)
+        self.shim.chmod(0o755)
+
     def start_snapshotter(self) -> None:
         words = ["--root", str(self.snapshots), "--address", str(self.snapshotter_socket), "--content", str(self.content)]
+        words += [] if self.fork_server else ["--no-fork-server"]
         with self.snapshotter_log.open("ab") as log:
             command = [sys.executable, "-m", "enclave_cc.host.snapshotter", *words]
             self.snapshotter = subprocess.Popen(command, stdout=log, stderr=log, env=self.environment)

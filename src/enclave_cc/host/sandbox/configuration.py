@@ -134,15 +134,22 @@ def load(named: str | None = None) -> Configuration:
     path = find_file(named)
     if path is None:
         return Configuration()
-    import tomllib
-
     try:
-        document = tomllib.loads(path.read_text())
+        about = path.stat()
+        key = (str(path), about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+        if key not in _loaded:
+            import tomllib
+
+            _loaded[key] = parse(tomllib.loads(path.read_text()), str(path))
     except OSError as error:
         raise UsageError("bad-config", f"{path}: {error.strerror}") from error
     except ValueError as error:  # tomllib's and Unicode's
         raise UsageError("bad-config", f"{path}: {foreign(error)}") from error
-    return parse(document, str(path))
+    return _loaded[key]
+
+
+# Files that were read, by their state then: the fork server hands what it has read on to its forks.
+_loaded: dict[tuple[str, int, int, int, int, int], Configuration] = {}
 
 
 _SECTIONS = {

@@ -20,6 +20,7 @@ from enclave_cc.simulator.platform import Platform
 from enclave_cc.simulator.service import CpuService
 from enclave_cc.wire.sgx import manifest as enclave_manifest
 from enclave_cc.wire.sgx import sigstruct
+from enclave_cc.wire.sgx.report import ReportBody
 
 
 class SimulatedEnclaves:
@@ -37,20 +38,32 @@ class SimulatedEnclaves:
         self._cpu = SoftwareCpu(Platform.ensure(state))
         self._service = CpuService(self._cpu, path, self.identify)
 
-    def start(self, listener: socket.socket | None) -> None:
-        """Raises `EnvironmentFault`."""
+    def start(self, listener: socket.socket) -> None:
+        """Answers whoever connects, from a thread. Raises `EnvironmentFault`."""
         try:
             self._service.start(listener)
         except OSError as error:
             raise EnvironmentFault("environment", f"the simulated CPU's socket: {error.strerror}") from error
         self._service.prepare_quoting()  # while the agent loads
 
-    def launch(self, container: str, bundle: Bundle, *, config_id: bytes = bytes(64)) -> str:
-        """Measures the bundle as it lies on disk and launches it as this container's enclave; returns MRENCLAVE in hex.
+    def prepare_quoting(self) -> None:
+        """Ahead of the first question for a quote, which is waited for."""
+        self._service.prepare_quoting()
+
+    def take(self, connection: socket.socket) -> None:
+        """Answers one connection, which somebody else accepted, in a thread of its own."""
+        self._service.take(connection)
+
+    def is_busy(self) -> bool:
+        return self._service.is_busy()
+
+    def launch(self, container: str, bundle: Bundle, *, group: str = "", config_id: bytes = bytes(64)) -> None:
+        """Measures the bundle as it lies on disk and launches it as this container's enclave.
 
         A bundle that was changed does not fit its SIGSTRUCT. Whoever changed it could sign it anew, with a key of
         their own: that is done here, so that the relying parties judge it, as they would have to.
         """
+        del group  # `find` knows it
         cache_path = self._measurements.with_name(f"{self._measurements.stem}-{bundle.role}.json")
         cache = measuring.load_cache(cache_path)
         known = dict(cache)
@@ -65,7 +78,17 @@ class SimulatedEnclaves:
             enclave = self._cpu.launch(manifest, _sign_anew(manifest, bundle), config_id=config_id)
         with self._lock:
             self._enclaves[container] = enclave
-        return enclave.identity.mr_enclave.hex()
+
+    def describe(self, container: str) -> bytes:
+        """What EREPORT says of a launched enclave, to `adopt` it elsewhere. Raises `KeyError`."""
+        with self._lock:
+            return self._enclaves[container].identity.encode()
+
+    def adopt(self, container: str, described: bytes) -> None:
+        """An enclave that was launched in another process of this platform. Raises `PeerError("malformed")`."""
+        enclave = SimulatedEnclave(self._cpu, ReportBody.parse(described))
+        with self._lock:
+            self._enclaves[container] = enclave
 
     def identify(self, pid: int) -> SimulatedEnclave:
         """Raises `PeerError("report-refused")` for a process of no enclave of this pod."""

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from enclave_cc.errors import EnclaveCcError, EnvironmentFault, UsageError, explain_os_error
 from enclave_cc.host.sandbox import cgroups, directories, init_data, network, records, spec, takedown
@@ -27,9 +27,6 @@ from enclave_cc.host.sandbox.runc import Runc, Stdio, become_subreaper
 from enclave_cc.host.sandbox.states import FINAL, Event, State, advance
 from enclave_cc.record import field, record
 from enclave_cc.simulator import listener
-
-if TYPE_CHECKING:
-    from enclave_cc.host.sandbox.enclaves import SimulatedEnclaves
 
 
 @record(kw_only=True)
@@ -74,6 +71,26 @@ class Running:
     pidfd: int
 
 
+if TYPE_CHECKING:
+    from enclave_cc.host.sandbox.enclaves import SimulatedEnclaves
+
+
+class Enclaves(Protocol):
+    """The platform of one pod: which enclaves run, and their instructions. `enclaves.SimulatedEnclaves` is one in this
+    process. Any thread may call it.
+    """
+
+    def launch(self, container: str, bundle: Bundle, *, group: str, config_id: bytes = bytes(64)) -> None:
+        """Measures the bundle and launches it. `group`: the container's control group. Raises coded errors."""
+
+    def start(self, listener: socket.socket) -> None:
+        """Answers from now on what comes at this socket, which is its own then. Raises `EnvironmentFault`."""
+
+    def forget(self, container: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Pod:
     """A live pod of this process. Made by `create`, ended by `finish`."""
 
@@ -88,7 +105,7 @@ class Pod:
         self.addresses: list[str] = []
         self._lock = lock
         self._journal: Journal | None = None
-        self._enclaves: SimulatedEnclaves | None = None
+        self._enclaves: Enclaves | None = None
         self._listener: socket.socket | None = None
         self._guard = threading.Lock()
         self._bundle_guard = threading.Lock()
@@ -160,23 +177,33 @@ class Pod:
 
     # --- sandbox
 
-    def serve_platform(self, apps: Sequence[str] = ()) -> None:
+    def serve_platform(
+        self, apps: Sequence[str] = (), *, agent_group: str = "", make: Callable[[], Enclaves] | None = None
+    ) -> None:
         """Launches the enclaves of the agent and of these app containers, then answers their instructions.
 
-        Their containers may be started before or meanwhile: their questions wait. Raises coded errors.
+        Their containers may be started before or meanwhile: their questions wait. `agent_group`: the agent's control
+        group if it is not ours to choose. `make`: the platform, if it is not to be in this process. Raises coded errors.
         """
-        from enclave_cc.host.sandbox.enclaves import SimulatedEnclaves  # 50 ms, while runc and the enclaves start
-
-        enclaves = SimulatedEnclaves(
-            self._find_container, self.places.simulator, self.sockets / "cpu.sock", self.places.measurements
-        )
+        agent = f"{self.id}-agent"
+        if agent_group:
+            self._place(agent, agent_group)
+        enclaves = make() if make is not None else self.make_enclaves()
         config_id = init_data.compute_config_id(init_data.write_init_data(self.configuration))
-        enclaves.launch(f"{self.id}-agent", self.bundle("agent"), config_id=config_id)
+        enclaves.launch(agent, self.bundle("agent"), group=self.group_of(agent), config_id=config_id)
         for container in apps:
-            enclaves.launch(container, self.bundle("app"))
+            enclaves.launch(container, self.bundle("app"), group=self.group_of(container))
         with self._guard:
             self._enclaves = enclaves
-        enclaves.start(self._listener)
+            served, self._listener = self._listener, None
+        assert served is not None  # noqa: S101 - made with the pod's directory, and served once
+        enclaves.start(served)
+
+    def make_enclaves(self) -> SimulatedEnclaves:
+        """The simulated platform in this process. Raises `EnvironmentFault`, `PeerError`."""
+        from enclave_cc.host.sandbox.enclaves import SimulatedEnclaves  # 50 ms, while runc and the enclaves start
+
+        return SimulatedEnclaves(self._find_container, self.places.simulator, self.sockets / "cpu.sock", self.places.measurements)
 
     def bundle(self, role: str) -> Bundle:
         """The installed bundle, read once. Raises `UsageError("not-found")`."""
@@ -385,11 +412,19 @@ class Pod:
         # Listening before it is served: an enclave that asks early waits instead of failing.
         self._listener = listener.listen(self.sockets / "cpu.sock")
 
-    def launch(self, container: str) -> None:
-        """Launches one more app enclave, for a container that is started next. Raises coded errors."""
+    def launch(self, container: str, *, group: str) -> None:
+        """Launches one more app enclave, for a container that is started next in this control group. Raises coded errors."""
         if self._enclaves is None:
             raise UsageError("wrong-state", "the platform is not served yet")
-        self._enclaves.launch(container, self.bundle("app"))
+        place = self._place(container, group)
+        self._enclaves.launch(container, self.bundle("app"), group=place)
+
+    def _place(self, container: str, group: str) -> str:
+        """Notes where a container will be: its first question may come before `runc run` has returned."""
+        place = cgroups.resolve(group)
+        with self._guard:
+            self._groups[container] = place
+        return place
 
     def _start(
         self,
@@ -406,14 +441,11 @@ class Pod:
             self._note(Kind.CONTAINER, id=container)
         else:
             foundation.put(made)
-            group = cgroups.resolve(foundation.group)
+            group = self._place(container, foundation.group)
             self._note(Kind.CONTAINER, id=container, group=group)
         (directory / "config.json").write_text(json.dumps(made))
         if self.is_killed():
             raise EnvironmentFault("app-died", "the pod was stopped while it started")
-        if group is not None:
-            with self._guard:
-                self._groups[container] = group  # its first question may come before `runc run` has returned
         return self._keep_running(container, self.runc.run(container, directory, stdio), group)
 
     def _find_container(self, pid: int) -> str | None:
@@ -452,7 +484,7 @@ class Pod:
     def _take_down(self, *, keep: bool) -> None:
         if self._enclaves is not None:
             self._enclaves.close()
-        elif self._listener is not None:
+        if self._listener is not None:
             self._listener.close()
         if self._journal is not None:
             self._journal.close()

@@ -50,11 +50,26 @@ def _serve(*words: object) -> None:
     serve(*words)  # type: ignore[arg-type]
 
 
+def _serve_forked(words: Sequence[str], descriptors: Sequence[int]) -> None:
+    from enclave_cc.host.shim import surroundings
+
+    namespace, address, identifier, group, path = words
+    (listener,) = descriptors
+    surroundings.show_as([sys.argv[0], "-namespace", namespace, "-id", identifier, "-address", address])
+    _serve(command_line.Arguments("start", namespace, address, identifier), group, listener, path)
+
+
+def _serve_cpu(words: Sequence[str], descriptors: Sequence[int]) -> None:
+    from enclave_cc.host.shim import cpu_process
+
+    cpu_process.serve(words, descriptors)
+
+
 def _run_fork_server() -> int:
     from enclave_cc.host.shim import fork_server
 
     try:
-        fork_server.run(_serve)
+        fork_server.run({"shim": _serve_forked, "cpu": _serve_cpu, "ping": lambda *_: None})
     except OSError as error:
         return _fail(f"the fork server: {error}")
     return 0

@@ -31,7 +31,8 @@ def start(arguments: Arguments, serve: Callable[[Arguments, str, int, str], None
     if listener is not None:
         from enclave_cc.host.shim import fork_server
 
-        if not fork_server.ask(arguments, group, listener, path) and os.fork() == 0:
+        words = (arguments.namespace, arguments.address, arguments.id, group, path)
+        if not fork_server.ask("shim", words, [listener]) and os.fork() == 0:
             try:
                 os.setsid()
                 null = os.open("/dev/null", os.O_RDWR)

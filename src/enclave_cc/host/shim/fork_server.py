@@ -2,27 +2,40 @@
 
     containerd-shim-rune-v2 fork-server
 
-Optional: `start` asks it when it listens, and otherwise makes the shim itself. Its socket's name tells which code it has
-loaded, so that a shim never comes from an older installation. Only root can ask: the directory and the socket are root's.
+The snapshotter runs it, as that is on every node, with a pipe at its standard input that ends it. Whoever wants a fork
+asks when it listens, and otherwise does without: a server that is absent, dead, hung, of another installation or in other
+surroundings (`surroundings.py`) costs speed alone. Its socket's name tells which code it has loaded; it ends when that
+code is replaced, to be started anew.
+
+    asker -> fork   one message, NUL between its parts: number of words, role, working directory, words, environment;
+                    descriptors beside it
+    fork -> asker   "ready", when it stands where the asker stands
+    asker -> fork   "go"; a fork that does not get it ends, so that nothing is done twice when an asker gave up waiting
+
+The server itself only accepts and forks: nothing that belongs to a pod is ever in it, and no request can hold it up.
+Only root can ask: the directory and the socket are root's, and both sides look whom they have before them.
 """
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` makes enumerations, which forks would copy
 import _socket
 import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import NoReturn
 
-    from enclave_cc.host.shim.arguments import Arguments
-
-    Serve = Callable[[Arguments, str, int, str], None]
+    # What a fork does, by role: words and descriptors of the request.
+    Roles = Mapping[str, Callable[[Sequence[str], Sequence[int]], None]]
 
 _FRAME_LIMIT = 1 << 20
-_ACK = b"forked"
-_DEADLINE = 2.0
-_SEPARATOR = b"\0\0"
+_READY, _GO = b"ready", b"go"
+_DEADLINE = 2.0  # seconds for which an asker waits, and a fork
+_LOOK = 30_000  # milliseconds between looks whether the code was replaced
+_MAX_DESCRIPTORS = 4
+_CREDENTIALS = 12  # bytes of struct ucred: pid, uid, gid
 
 
 def address() -> str:
@@ -38,94 +51,145 @@ def address() -> str:
     return f"{bootstrap.SOCKETS}/rune-{code}"
 
 
-def ask(arguments: Arguments, group: str, listener: int, path: str) -> bool:
-    """Has the fork server make the shim; False when there is none, and then nothing was made."""
+def ask(role: str, words: Sequence[str], descriptors: Sequence[int]) -> bool:
+    """Has the fork server make a process that does what `role` says; False when that was not to be had, and then nothing
+    was done.
+    """
     import array
 
     client = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     try:
         client.settimeout(_DEADLINE)
         client.connect(address())
-        words = [arguments.namespace, arguments.address, arguments.id, group, path, os.getcwd()]  # noqa: PTH109
-        members = [b"\0".join(map(os.fsencode, words)), b"\0".join(b"%s=%s" % item for item in os.environb.items())]
-        client.sendmsg([_SEPARATOR.join(members)], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", [listener]))])
-        return client.recv(len(_ACK)) == _ACK
+        if _peer_of(client)[1] != os.geteuid():
+            return False
+        head = [str(len(words)), role, os.getcwd(), *words]  # noqa: PTH109
+        members = [*map(os.fsencode, head), *(b"%s=%s" % item for item in os.environb.items())]
+        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", descriptors))
+        client.sendmsg([b"\0".join(members)], [rights] if descriptors else [])
+        return client.recv(len(_READY)) == _READY and client.send(_GO) == len(_GO)
     except OSError:
         return False
     finally:
         client.close()
 
 
-def run(serve: Serve) -> None:
-    """Answers until it is killed. Raises `OSError` when another listens already."""
-    import gc
-    import signal
-    import socket
+def _peer_of(connection: _socket.socket) -> tuple[int, int]:
+    """(pid, uid) of the other side."""
+    found = memoryview(connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _CREDENTIALS)).cast("i")
+    return found[0], found[1]
 
-    _preload()
+
+# --- the server
+
+
+def run(roles: Roles) -> None:
+    """Answers until it is killed, or its standard input hangs up if that is a pipe, or its code was replaced.
+
+    Raises `OSError` when another listens already.
+    """
+    import gc
+    import select
+    import stat
+
+    from enclave_cc.host.shim import preloading
+
     path = address()
-    os.makedirs(os.path.dirname(path), mode=0o711, exist_ok=True)  # noqa: PTH103, PTH120
-    server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    os.fchmod(server.fileno(), 0o600)
-    try:
-        server.bind(path)
-    except OSError:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-            if probe.connect_ex(path) == 0:
-                raise
-        os.unlink(path)  # noqa: PTH108 - left by one that was killed
-        server.bind(path)
-    server.listen(64)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # shims are nobody's to wait for
+    preloading.load_all()
+    listener = _listen(path)
+    for name in list(os.environb):  # a fork's are its asker's
+        del os.environb[name]
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # forks are nobody's to wait for
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    if stat.S_ISFIFO(os.fstat(0).st_mode):
+        poll.register(0, 0)  # hang-ups are always told
     gc.collect()
     gc.freeze()  # a collection in a fork would copy the pages that hold these objects
-    while True:
-        client, _ = server.accept()
-        with client:
-            client.settimeout(_DEADLINE)
-            try:
-                _answer(client, server, serve)
-            except (OSError, ValueError):
-                continue
-
-
-def _answer(client: object, server: object, serve: Serve) -> None:
-    import signal
-    import socket
-
-    assert isinstance(client, socket.socket)  # noqa: S101 - for the type checker; no socket at import time
-    assert isinstance(server, socket.socket)  # noqa: S101
-    data, descriptors, _, _ = socket.recv_fds(client, _FRAME_LIMIT, 1)
     try:
-        words, _, environment = data.partition(_SEPARATOR)
-        namespace, containerd, identifier, group, path, directory = map(os.fsdecode, words.split(b"\0"))
-        variables = dict(item.split(b"=", 1) for item in environment.split(b"\0") if b"=" in item)
-        if len(descriptors) != 1:
-            raise ValueError("no listener came along")
-        if os.fork() == 0:
-            try:
-                server.close()
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                os.environb.clear()
-                os.environb.update(variables)
-                os.set_inheritable(descriptors[0], False)
-                os.setsid()
-                os.chdir(directory)
-                from enclave_cc.host.shim.arguments import Arguments
-
-                client.send(_ACK)
-                client.close()
-                serve(Arguments("start", namespace, containerd, identifier), group, descriptors[0], path)
-            finally:
-                os._exit(0)
+        while (0, select.POLLHUP) not in (ready := poll.poll(_LOOK)):
+            if ready:
+                _take(listener, roles)
+            elif _is_replaced(path):
+                return
     finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
+        os.unlink(path)  # noqa: PTH108
 
 
-def _preload() -> None:
-    """All that a pod's shim may come to need, so that its forks share it."""
-    import tomllib  # noqa: F401
+def _is_replaced(path: str) -> bool:
+    try:
+        return address() != path
+    except OSError:
+        return True
 
-    from enclave_cc.host.sandbox import agent_client, control_client, enclaves, init_data, streams  # noqa: F401
-    from enclave_cc.host.shim import app_container, oom, server, stats  # noqa: F401
+
+def _listen(path: str) -> _socket.socket:
+    """Raises `OSError` when another listens there."""
+    os.makedirs(os.path.dirname(path), mode=0o711, exist_ok=True)  # noqa: PTH103, PTH120
+    listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    os.fchmod(listener.fileno(), 0o600)
+    try:
+        listener.bind(path)
+    except OSError:
+        probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        try:
+            if probe.connect_ex(path) == 0:
+                raise
+        finally:
+            probe.close()
+        os.unlink(path)  # noqa: PTH108 - left by one that was killed
+        listener.bind(path)
+    listener.listen(64)
+    listener.setblocking(False)
+    return listener
+
+
+def _take(listener: _socket.socket, roles: Roles) -> None:
+    try:
+        descriptor = listener._accept()[0]  # type: ignore[attr-defined]
+    except OSError:
+        return  # the asker has gone
+    try:
+        if os.fork() == 0:
+            _live(_socket.socket(fileno=descriptor), roles)
+    except OSError:
+        pass  # no process more for now: the asker does without
+    finally:
+        os.close(descriptor)
+
+
+def _live(client: _socket.socket, roles: Roles) -> NoReturn:
+    """The fork's life. It hands nothing of the server's on: neither descriptors nor environment."""
+    try:
+        found = _prepare(client)
+        client.close()
+        if found is not None:
+            role, words, descriptors = found
+            roles[role](words, descriptors)
+    finally:
+        os._exit(0)  # whatever went wrong: whoever asked sees that nobody is ready
+
+
+def _prepare(client: _socket.socket) -> tuple[str, list[str], list[int]] | None:
+    """What to do, once we stand where the asker stands and it has said "go"; else None, or `OSError`, `ValueError`."""
+    from enclave_cc.host.shim import surroundings
+
+    client.settimeout(_DEADLINE)
+    pid, uid = _peer_of(client)
+    if uid != os.geteuid():
+        return None
+    data, ancillary, _, _ = client.recvmsg(_FRAME_LIMIT, _socket.CMSG_SPACE(4 * _MAX_DESCRIPTORS), _socket.MSG_CMSG_CLOEXEC)
+    descriptors = [number for _, _, content in ancillary for number in memoryview(content).cast("i")]
+    count, role, directory, *rest = data.split(b"\0")
+    words, environment = rest[: int(count)], rest[int(count) :]
+    surroundings.close_all_but({client.fileno(), *descriptors})
+    surroundings.take_over(pid)
+    for item in environment:
+        name, equals, value = item.partition(b"=")
+        if equals:
+            os.environb[name] = value
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    os.setsid()
+    os.chdir(directory)
+    client.send(_READY)
+    return (role.decode(), list(map(os.fsdecode, words)), descriptors) if client.recv(len(_GO)) == _GO else None

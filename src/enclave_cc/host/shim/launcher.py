@@ -23,3 +23,12 @@ def make_launcher(environment: dict[str, str] | None = None) -> str:
     lines += [f"os.environ.setdefault({name!r}, {value!r})" for name, value in sorted((environment or {}).items())]
     lines += ["from enclave_cc.host.shim.__main__ import main", "", "sys.exit(main())", ""]
     return "\n".join(lines)
+
+
+def fork_server_command() -> list[str]:
+    """What runs the fork server of this installation (`fork_server.py`)."""
+    package = str(Path(enclave_cc.__file__).resolve().parent.parent)
+    paths = list(dict.fromkeys([package, sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]))
+    program = f"import sys; sys.path += {paths!r}; sys.argv[0] = {NAME!r}"
+    program += "; from enclave_cc.host.shim.__main__ import main; sys.exit(main())"
+    return [sys.executable, "-IS", "-c", f"{program:400}", "fork-server"]  # room for what a fork is shown as

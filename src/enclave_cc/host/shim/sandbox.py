@@ -22,6 +22,7 @@ from enclave_cc.host.sandbox.states import Event as PodEvent
 from enclave_cc.host.shim import mounts
 from enclave_cc.host.shim import workload as workloads
 from enclave_cc.host.shim.containers import Asked, Container, PauseContainer
+from enclave_cc.host.shim.enclaves import SleepingEnclaves
 from enclave_cc.host.shim.events import Publisher
 from enclave_cc.host.shim.log import Log
 from enclave_cc.host.shim.reaper import Reaper
@@ -185,7 +186,7 @@ class Sandbox:
         pod.advance(PodEvent.START, image=workloads.annotations_of(asked.spec).get(workloads.OWN_IMAGE, ""), container=asked.id)
         self._steps = [
             threading.Thread(target=self._guarded, args=(step,), name="pod", daemon=True)
-            for step in (self._start_agent, pod.serve_platform)
+            for step in (self._start_agent, self._serve_platform)
         ]
         for step in self._steps:
             step.start()
@@ -194,6 +195,11 @@ class Sandbox:
         running = self.pod.start_agent(foundation=self._foundation, resolver=self._resolver)
         self._agent_process = running
         self.reaper.watch(running.pidfd, self._on_agent_exit)
+
+    def _serve_platform(self) -> None:
+        assert self._foundation is not None  # noqa: S101 - made before
+        pod = self.pod
+        pod.serve_platform(agent_group=self._foundation.group, make=lambda: SleepingEnclaves(pod, self.reaper))
 
     def _on_agent_exit(self) -> None:
         self._agent_dead = True
@@ -265,7 +271,7 @@ class Sandbox:
         self._steps[-1].join()  # the platform
         if self._failure is not None:
             raise self._failure
-        self.pod.launch(container.runc_id)
+        self.pod.launch(container.runc_id, group=workload.foundation.group)
         app = AppOptions(
             container=container.runc_id,
             image=workload.image,

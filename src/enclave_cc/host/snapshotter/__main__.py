@@ -15,6 +15,7 @@ from enclave_cc import console
 from enclave_cc.errors import EnclaveCcError, EnvironmentFault, UsageError, foreign
 from enclave_cc.host.sandbox import configuration
 from enclave_cc.host.sandbox.directories import PodLock
+from enclave_cc.host.snapshotter.companion import Companion
 from enclave_cc.host.snapshotter.images import ContentStore
 from enclave_cc.host.snapshotter.overlay import Overlay
 from enclave_cc.host.snapshotter.snapshotter import Snapshotter
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--root", metavar="DIR", type=Path, help="where snapshots lie (default: snapshots below [paths] state)")
     parser.add_argument("--address", metavar="SOCKET", type=Path, help="default: snapshotter.sock below [paths] run")
     parser.add_argument("--content", metavar="DIR", type=Path, help="containerd's content store (default: below [containerd] root)")
+    parser.add_argument("--no-fork-server", action="store_true", help="start each shim by itself: slower, and more memory for each")
     arguments = parser.parse_args(argv)
     try:
         settings = configuration.load(arguments.config)
@@ -37,13 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.root or settings.state / "snapshots",
             arguments.address or settings.run / "snapshotter.sock",
             arguments.content or settings.containerd_root / "io.containerd.content.v1.content",
+            Companion(arguments.config) if not arguments.no_fork_server else None,
         )
     except EnclaveCcError as error:
         console.print_error(error, as_json=False)
         return error.exit
 
 
-def run(root: Path, address: Path, content: Path) -> int:
+def run(root: Path, address: Path, content: Path, companion: Companion | None = None) -> int:
     """Serves until SIGTERM or SIGINT. Raises `EnclaveCcError` when it cannot start."""
     from enclave_cc.host.snapshotter import service  # grpc: 120 ms and 30 MiB
 
@@ -62,6 +65,8 @@ def run(root: Path, address: Path, content: Path) -> int:
     store = Store(root / "snapshots.db")
     snapshotter = Snapshotter(store, overlay, ContentStore(content))
     snapshotter.cleanup()  # what a killed predecessor left
+    if companion is not None:
+        companion.start()
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
@@ -69,6 +74,8 @@ def run(root: Path, address: Path, content: Path) -> int:
     print(f"enclave-cc-snapshotter ready {address}", flush=True)
     _tell_service_manager()
     ended.wait()
+    if companion is not None:
+        companion.close()
     server.stop(_STOP).wait(_STOP + 1)
     store.close()
     lock.release(remove=False)

@@ -1,82 +1,311 @@
-"""The warm process: shims are its forks, with the caller's surroundings; without it there is none and nothing is made."""
+"""The warm process: its forks stand where the asker stands; without it, or when it fails, nothing is made and nothing is lost."""
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import resource
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from enclave_cc.host.shim import bootstrap, fork_server
-from enclave_cc.host.shim.arguments import Arguments
-from enclave_cc.host.shim.launcher import make_launcher
+from enclave_cc.host.shim import bootstrap, fork_server, launcher
+from enclave_cc.host.snapshotter import companion
 
 SERVER = """
-import os, socket, sys
+import gc, os, resource, socket, sys
 from enclave_cc.host.shim import bootstrap, fork_server
-bootstrap.SOCKETS = sys.argv[1]
-def serve(given, group, listener, path):
-    listener = socket.socket(fileno=listener)
-    accepted, _ = listener.accept()
-    told = [os.getppid(), given.namespace, given.id, group, path, os.getcwd(), os.environ.get("ONLY_HERE"), sorted(os.environ)]
+bootstrap.SOCKETS, fork_server.__file__, fork_server._LOOK = sys.argv[1], sys.argv[2], 50
+def tell(words, descriptors):
+    open(os.path.join(sys.argv[1], "told"), "w").close()
+    accepted, _ = socket.socket(fileno=descriptors[0]).accept()
+    places = [f"/proc/self/fd/{n}" for n in os.listdir("/proc/self/fd")]
+    links = {os.path.basename(os.readlink(place)) for place in places if os.path.exists(place)}
+    umask = os.umask(0)
+    told = dict(parent=os.getppid(), words=list(words), cwd=os.getcwd(), environment=dict(os.environ), umask=umask,
+        links=sorted(l for l in links if not l.startswith("socket:")), session=os.getsid(0) == os.getpid(),
+        limit=resource.getrlimit(resource.RLIMIT_NOFILE), nice=os.getpriority(os.PRIO_PROCESS, 0),
+        groups=open("/proc/self/cgroup").read(), score=open("/proc/self/oom_score_adj").read(), sockets=len(links),
+        collecting=gc.isenabled(), frozen=gc.get_freeze_count() > 1000)
     accepted.sendall(repr(told).encode())
-fork_server.run(serve)
+fork_server.run({"tell": tell, "ping": lambda *_: None})
+"""
+
+ASKER = """
+import os, resource, socket, sys
+from enclave_cc.host.shim import bootstrap, fork_server
+bootstrap.SOCKETS, fork_server.__file__ = sys.argv[1], sys.argv[2]
+exec(sys.argv[3])
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1] + "/tell")
+listener.listen()
+sys.exit(0 if fork_server.ask("tell", ["a", "", "b"], [listener.fileno()]) else 9)
 """
 
 
-def test_a_fork_of_the_warm_process(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bootstrap, "SOCKETS", str(short_path))
-    monkeypatch.setenv("ONLY_HERE", "as the caller has it")
-    monkeypatch.chdir(short_path)
-    environment = {name: value for name, value in os.environ.items() if name != "ONLY_HERE"}
-    process = subprocess.Popen([sys.executable, "-c", SERVER, str(short_path)], env=environment)
-    try:
-        deadline = time.monotonic() + 20
-        while not os.path.exists(fork_server.address()):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
-        path = str(short_path / "pod")
-        listener = bootstrap.listen(path)
-        assert listener is not None
-        assert fork_server.ask(Arguments("start", "n", "/a", "c1"), "s1", listener, path)
-        os.close(listener)
+class Server:
+    """A fork server of a test's own; `code` stands for the code that it has loaded."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.code = directory / "code"
+        self.code.touch()
+        command = [sys.executable, "-c", SERVER, str(directory), str(self.code)]
+        environment = {**os.environ, "ONLY_THERE": "in the server's environment"}
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
+        wait_until(lambda: fork_server.ask("ping", (), ()))
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def ask_from(self, preparation: str = "") -> int:
+        """The exit code of another process that asks for a fork, after running `preparation`: 0 when it got one."""
+        command = [sys.executable, "-c", ASKER, str(self.directory), str(self.code), preparation]
+        return subprocess.run(
+            command, check=False, cwd=self.directory, env={**os.environ, "ONLY_HERE": "x=y"}, timeout=20
+        ).returncode
+
+    def read_told(self) -> dict[str, Any]:
         with socket.socket(socket.AF_UNIX) as asking:
             asking.settimeout(10)
-            asking.connect(path)
-            told = eval(asking.makefile().read())
-        assert told[:7] == [process.pid, "n", "c1", "s1", path, str(short_path), "as the caller has it"]
-        assert set(told[7]) == set(os.environ)
+            asking.connect(str(self.directory / "tell"))
+            told: dict[str, Any] = ast.literal_eval(asking.makefile().read())
+        (self.directory / "tell").unlink()
+        return told
+
+    def children(self) -> str:
+        return Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "the condition did not come true in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def server(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(bootstrap, "SOCKETS", str(short_path))
+    monkeypatch.setattr(fork_server, "__file__", str(short_path / "code"))
+    made = Server(short_path)
+    yield made
+    made.process.kill()
+    with made.process:
+        pass
+
+
+def test_a_fork_has_what_its_asker_has_and_nothing_of_the_server(server: Server) -> None:
+    assert server.ask_from() == 0
+    told = server.read_told()
+    assert told["parent"] == server.pid
+    assert (told["words"], told["cwd"], told["session"]) == (["a", "", "b"], str(server.directory), True)
+    assert told["environment"].pop("ONLY_HERE") == "x=y"
+    assert told["environment"] == {name: os.environ[name] for name in told["environment"]}
+    assert set(told["environment"]) == set(os.environ)
+    assert told["links"] == ["null"]
+    assert told["collecting"] and told["frozen"]
+    assert told["sockets"] == 2  # the accepted connection and null; the fork has closed what came along
+
+
+def test_limits_priority_umask_and_score_are_the_askers(server: Server) -> None:
+    preparation = (
+        "os.umask(0o27); os.nice(3); resource.setrlimit(resource.RLIMIT_NOFILE, (777, 888)); "
+        "open('/proc/self/oom_score_adj', 'w').write('321')"
+    )
+    assert server.ask_from(preparation) == 0
+    told = server.read_told()
+    assert (told["umask"], told["nice"], told["limit"], told["score"]) == (0o27, 3, (777, 888), "321\n")
+    assert server.ask_from() == 0
+    told = server.read_told()
+    assert told["limit"] == resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert told["score"] == Path("/proc/self/oom_score_adj").read_text()
+
+
+@pytest.mark.root
+def test_a_fork_is_in_the_askers_control_groups(server: Server) -> None:
+    top = next(p for p in (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")) if p.is_dir())
+    group = top / f"enclave-cc-test-{os.urandom(4).hex()}"
+    group.mkdir()
+    try:
+        assert server.ask_from(f"open('{group}/cgroup.procs', 'w').write('0')") == 0
+        told = server.read_told()
+        assert f"/{group.name}\n" in told["groups"]
+        assert f"/{group.name}\n" not in Path(f"/proc/{server.pid}/cgroup").read_text()
     finally:
-        process.kill()
-        process.wait()
+        wait_until(lambda: not (group / "cgroup.procs").read_text())
+        group.rmdir()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        "import ctypes; assert not ctypes.CDLL(None).unshare(0x20000)",  # mounts
+        "import ctypes; assert not ctypes.CDLL(None).unshare(0x40000000)",  # network
+        "import ctypes; assert not ctypes.CDLL(None).prctl(24, 21, 0, 0, 0)",  # a smaller bounding set
+        "os.setgroups([12345])",
+    ],
+)
+def test_whoever_stands_elsewhere_gets_none(server: Server, elsewhere: str) -> None:
+    assert server.ask_from(elsewhere) == 9
+    assert not (server.directory / "told").exists()
 
 
 def test_without_it_nothing_is_made(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bootstrap, "SOCKETS", str(short_path))
-    listener = bootstrap.listen(str(short_path / "pod"))
-    assert listener is not None
-    assert not fork_server.ask(Arguments("start", "n", "/a", "c1"), "s1", listener, "x")
-    os.close(listener)
+    assert not fork_server.ask("ping", (), ())
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dead:
         dead.bind(fork_server.address())
-    listener = bootstrap.listen(str(short_path / "pod2"))
-    assert listener is not None
-    assert not fork_server.ask(Arguments("start", "n", "/a", "c1"), "s1", listener, "x")
-    os.close(listener)
+    assert not fork_server.ask("ping", (), ())
+
+
+def test_one_of_other_code_is_not_asked_and_ends(server: Server) -> None:
+    asked = fork_server.address()
+    fresh = server.directory / "fresh"
+    fresh.touch()
+    fresh.rename(server.code)  # as an upgrade does
+    assert fork_server.address() != asked
+    assert not fork_server.ask("ping", (), ())
+    assert server.process.wait(10) == 0
+    assert not Path(asked).exists()
+
+
+def test_an_unknown_role_is_refused_or_does_nothing(server: Server) -> None:
+    fork_server.ask("nonsense", ["x"], ())
+    assert fork_server.ask("ping", (), ())
+    wait_until(lambda: not server.children())
+    assert not (server.directory / "told").exists()
+
+
+def test_garbage_and_silence_hold_nobody_up(server: Server) -> None:
+    silent = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    silent.connect(fork_server.address())
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as other:
+        other.connect(fork_server.address())
+        other.send(b"\0" * 1000)
+    assert fork_server.ask("ping", (), ())
+    silent.close()
+    wait_until(lambda: not server.children())
+
+
+def test_a_hung_one_is_given_up_and_does_nothing_later(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fork_server, "_DEADLINE", 0.3)
+    os.kill(server.pid, signal.SIGSTOP)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(server.directory / "tell"))
+        listener.listen()
+        assert not fork_server.ask("tell", (), [listener.fileno()])
+        os.kill(server.pid, signal.SIGCONT)
+        monkeypatch.undo()
+        monkeypatch.setattr(bootstrap, "SOCKETS", str(server.directory))
+        monkeypatch.setattr(fork_server, "__file__", str(server.code))
+        assert fork_server.ask("ping", (), ())  # it has got to the request that was given up before
+        wait_until(lambda: not server.children())
+    assert not (server.directory / "told").exists()
+
+
+def test_one_that_is_killed_while_it_is_asked(server: Server) -> None:
+    os.kill(server.pid, signal.SIGSTOP)
+    answers: list[bool] = []
+    asking = threading.Thread(target=lambda: answers.append(fork_server.ask("ping", (), ())))
+    asking.start()
+    time.sleep(0.1)
+    server.process.kill()
+    asking.join(10)
+    assert answers == [False]
+
+
+def test_its_forks_outlive_it(server: Server) -> None:
+    assert server.ask_from() == 0
+    server.process.kill()
+    server.process.wait()
+    assert server.read_told()["words"] == ["a", "", "b"]
+
+
+def test_it_ends_with_whoever_started_it(server: Server) -> None:
+    path = fork_server.address()
+    assert server.process.stdin is not None
+    server.process.stdin.close()
+    assert server.process.wait(10) == 0
+    assert not Path(path).exists()
+
+
+def test_a_shim_by_start(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real command, its real fork server, and how the shim is shown."""
+    (short_path / "config.json").write_text("{}")
+    program = short_path / launcher.NAME
+    program.write_text(launcher.make_launcher())
+    program.chmod(0o755)
+    with running_companion():
+        command = [program, "-namespace", "ns-test", "-address", "", "-id", short_path.name, "start"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=short_path, timeout=20)
+        path = done.stdout.removeprefix("unix://")
+        shim = next(pid for pid in all_pids() if short_path.name in show(pid) and "-namespace ns-test" in show(pid))
+        assert show(shim).startswith(f"{launcher.NAME} -namespace ns-test -id {short_path.name}")
+        (short_path / "config.json").unlink()  # as containerd does when it gives up
+        os.kill(shim, signal.SIGTERM)
+        wait_until(lambda: not Path(path).exists())
+
+
+@contextmanager
+def running_companion() -> Iterator[companion.Companion]:
+    made = companion.Companion()
+    made.start()
+    try:
+        wait_until(lambda: fork_server.ask("ping", (), ()))
+        yield made
+    finally:
+        made.close()
+    assert made.pid is None
+    assert not fork_server.ask("ping", (), ())
+
+
+def test_the_companion_starts_it_anew(monkeypatch: pytest.MonkeyPatch, short_path: Path) -> None:
+    monkeypatch.setattr(companion, "_LOOK", 0.1)
+    monkeypatch.setattr(companion, "_PAUSE", 0.1)
+    with running_companion() as made:
+        first = made.pid
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: made.pid not in (None, first) and fork_server.ask("ping", (), ()))
+        second = made.pid
+        assert second is not None
+        monkeypatch.setattr(fork_server, "_DEADLINE", 0.2)
+        os.kill(second, signal.SIGSTOP)
+        wait_until(lambda: made.pid not in (None, second))
+        monkeypatch.setattr(fork_server, "_DEADLINE", 2.0)
+        wait_until(lambda: fork_server.ask("ping", (), ()))
+
+
+def all_pids() -> list[int]:
+    return [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+
+
+def show(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return ""
 
 
 def test_the_launcher_starts_without_site(short_path: Path) -> None:
-    launcher = short_path / "containerd-shim-rune-v2"
-    launcher.write_text(make_launcher({"ENCLAVE_CC_CONFIG": "/a b"}))
-    launcher.chmod(0o755)
-    assert "Version" in subprocess.run([launcher, "-v"], capture_output=True, text=True, check=True).stdout
-    text = launcher.read_text()
+    program = short_path / "containerd-shim-rune-v2"
+    program.write_text(launcher.make_launcher({"ENCLAVE_CC_CONFIG": "/a b"}))
+    program.chmod(0o755)
+    assert "Version" in subprocess.run([program, "-v"], capture_output=True, text=True, check=True).stdout
+    text = program.read_text()
     assert " -IS\n" in text.split("import")[0]
     assert json.dumps("/a b").replace('"', "'") in text
-    refused = subprocess.run([launcher, "start"], capture_output=True, text=True, check=False)
+    refused = subprocess.run([program, "start"], capture_output=True, text=True, check=False)
     assert refused.returncode == 1 and "-namespace" in refused.stderr
