@@ -59,6 +59,7 @@ class PrivatePostgresql:
     def kill(self) -> None:
         """SIGKILL to the whole server, as a power cut would leave its files (but for what the kernel holds)."""
         assert self.process is not None
+        _signal(self.process.pid, signal.SIGSTOP)  # so that it forks no backend that the list would lack
         group = [self.process.pid, *_children(self.process.pid)]
         for pid in group:
             _signal(pid, signal.SIGKILL)
