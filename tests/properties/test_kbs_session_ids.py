@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from enclave_cc.crypto.secret import Secret
 from enclave_cc.errors import PeerError
 from enclave_cc.owner.kbs.session_ids import SessionIds
+from enclave_cc.owner.kbs.session_keys import SessionKeys
 
-IDS = SessionIds(Secret(bytes(range(32))))
+IDS = SessionIds(SessionKeys(lambda: (Secret(bytes(range(32))),), lifetime=300))
 NAMES = st.text(string.ascii_lowercase + string.digits + "-", min_size=1, max_size=32)
 MADE = IDS.make("sgx", 2_000_000_000)
 

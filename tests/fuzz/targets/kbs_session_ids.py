@@ -5,8 +5,9 @@ from __future__ import annotations
 from enclave_cc.crypto.secret import Secret
 from enclave_cc.errors import PeerError
 from enclave_cc.owner.kbs.session_ids import SessionIds
+from enclave_cc.owner.kbs.session_keys import SessionKeys
 
-_IDS = SessionIds(Secret(bytes(32)))
+_IDS = SessionIds(SessionKeys(lambda: (Secret(bytes(32)),), lifetime=300))
 SEEDS = [_IDS.make(tee, 1 << 40).text.encode() for tee in ("sgx", "sample", "x" * 32)]
 
 

@@ -138,6 +138,20 @@ def test_sessions_survive_the_instance_they_began_on(first: Any, start: Callable
     assert opened.get(first) == 200
 
 
+def test_a_challenge_for_evidence_that_is_refused_elsewhere(first: Any, start: Callable[..., Any], enclave: Any) -> None:
+    settings = first.directory / "kbs.toml"
+    before = settings.read_text()
+    settings.write_text(before.replace('tees = ["sgx"]', 'tees = ["sgx", "sample"]'))
+    try:
+        lenient = start()
+    finally:
+        settings.write_text(before)
+    attester = Attester(enclave)
+    answer = attester.ask(lenient, "POST", "auth", messages.Request("sample").encode())
+    attester.nonce, attester.cookie = messages.Challenge.parse(answer.body).nonce, answer.cookie(messages.COOKIE) or ""
+    assert attester.attest(first).status == 401
+
+
 def test_a_change_holds_everywhere_once_it_is_acknowledged(first: Any, start: Callable[..., Any], enclave: Any) -> None:
     second = start()
     attester = Attester(enclave)

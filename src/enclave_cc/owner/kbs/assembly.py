@@ -23,6 +23,7 @@ from enclave_cc.owner.kbs.resource_stores import open_key_source, open_resources
 from enclave_cc.owner.kbs.roots import RootStore
 from enclave_cc.owner.kbs.routes import Routes
 from enclave_cc.owner.kbs.server import KbsServer, make_tls_context
+from enclave_cc.owner.kbs.session_keys import SessionKeys
 from enclave_cc.owner.kbs.sessions import Sessions
 from enclave_cc.owner.kbs.token_keys import TokenKeys, read_key_set
 from enclave_cc.owner.kbs.tokens import LEEWAY, TokenIssuer
@@ -63,7 +64,9 @@ def assemble(directory: KbsDirectory, config: KbsConfig, *, log_stream: IO[str] 
         recorder = Recorder(database, config.recording, report=lambda why: log.write("recordings-lost", {"why": why}))
         closing.callback(recorder.close)
         broker = KeyBroker(
-            sessions=Sessions(database, store_keys.read()[0], lifetime=config.session_lifetime),
+            sessions=Sessions(
+                database, SessionKeys(store_keys.read, lifetime=config.session_lifetime), lifetime=config.session_lifetime
+            ),
             verifiers=make_verifiers(
                 config.tees, config.plugins, roots=roots, collateral=collateral, directory=directory.path, log=log
             ),

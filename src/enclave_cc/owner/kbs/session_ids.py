@@ -4,8 +4,8 @@
     body  = version 1 (1 byte) || random (16) || expiry (8, big-endian Unix seconds) || TEE (1 to 32, ASCII)
     nonce = HMAC-SHA-256(nonce key, body)                       what the evidence must bind
 
-Every KBS process that knows the store key makes and reads them. (RCAR leaves both values to the server; upstream's id is
-a UUID that it looks up in its memory.)
+Every KBS process that knows the store keys makes and reads them (`session_keys`). (RCAR leaves both values to the server;
+upstream's id is a UUID that it looks up in its memory.)
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import hmac
 import os
 
 from enclave_cc.crypto import base64url
-from enclave_cc.crypto.kdf import hkdf_sha256
 from enclave_cc.crypto.secret import Secret
 from enclave_cc.errors import PeerError
+from enclave_cc.owner.kbs.session_keys import Derived, SessionKeys
 from enclave_cc.record import record
 
 _VERSION = 1
@@ -37,12 +37,10 @@ class SessionId:
 
 
 class SessionIds:
-    """Makes and reads ids. Safe for many threads, equal in all processes with the same store key."""
+    """Makes and reads ids. Safe for many threads, equal in all processes with the same store keys."""
 
-    def __init__(self, store_key: Secret) -> None:
-        self._id_key, self._nonce_key = (
-            hkdf_sha256(store_key, salt=b"", info=b"enclave-cc/kbs-session/1 " + name, size=32) for name in (b"id", b"nonce")
-        )
+    def __init__(self, keys: SessionKeys) -> None:
+        self._keys = keys
 
     def make(self, tee: str, expires: int) -> SessionId:
         """A new one; `tee` has 1 to 32 characters of ASCII."""
@@ -50,13 +48,14 @@ class SessionIds:
         if not 0 < len(name) <= _TEE:
             raise ValueError("a TEE's name has 1 to 32 characters")
         body = bytes([_VERSION]) + os.urandom(_RANDOM) + expires.to_bytes(_EXPIRY) + name
-        return self._complete(body, self._mac(self._id_key, body))
+        keys = self._keys.all()[0]
+        return _complete(keys, body, _mac(keys.id, body))
 
     def read(self, text: str, now: float) -> SessionId:
         """What a client sent back.
 
         1. It has the form of an id, in its one spelling.
-        2. Its MAC is ours.
+        2. Its MAC is by one of our keys.
         3. It has not expired.
 
         Raises `PeerError("unauthenticated")`, always with the same words.
@@ -70,22 +69,24 @@ class SessionIds:
             raise _unknown() from None
         body, mac = raw[:-_MAC], raw[-_MAC:]
         # 2
-        if not hmac.compare_digest(mac, self._mac(self._id_key, body)):
+        keys = next((each for each in self._keys.all() if hmac.compare_digest(mac, _mac(each.id, body))), None)
+        if keys is None:
             raise _unknown()
         # 3
-        made = self._complete(body, mac)
+        made = _complete(keys, body, mac)
         if made.expires <= now:
             raise _unknown()
         return made
 
-    def _complete(self, body: bytes, mac: bytes) -> SessionId:
-        text = base64url.encode(body + mac)
-        nonce = base64.b64encode(self._mac(self._nonce_key, body)).decode()
-        return SessionId(text, body[_HEAD:].decode("ascii"), nonce, int.from_bytes(body[1 + _RANDOM : _HEAD]))
 
-    @staticmethod
-    def _mac(key: Secret, body: bytes) -> bytes:
-        return hmac.digest(key.reveal(), body, "sha256")
+def _complete(keys: Derived, body: bytes, mac: bytes) -> SessionId:
+    text = base64url.encode(body + mac)
+    nonce = base64.b64encode(_mac(keys.nonce, body)).decode()
+    return SessionId(text, body[_HEAD:].decode("ascii"), nonce, int.from_bytes(body[1 + _RANDOM : _HEAD]))
+
+
+def _mac(key: Secret, body: bytes) -> bytes:
+    return hmac.digest(key.reveal(), body, "sha256")
 
 
 def _unknown() -> PeerError:

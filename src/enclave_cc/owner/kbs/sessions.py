@@ -18,10 +18,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from enclave_cc.crypto import aead
-from enclave_cc.crypto.kdf import hkdf_sha256
-from enclave_cc.crypto.secret import Secret
 from enclave_cc.errors import PeerError
 from enclave_cc.owner.kbs.session_ids import SessionId, SessionIds
+from enclave_cc.owner.kbs.session_keys import SessionKeys
 from enclave_cc.owner.storage.database import Database
 from enclave_cc.record import record
 
@@ -42,12 +41,12 @@ class Session:
 
 
 class Sessions:
-    """Safe for many threads and for many processes that share `store_key` and the database."""
+    """Safe for many threads and for many processes that share store keys and database."""
 
-    def __init__(self, database: Database, store_key: Secret, *, lifetime: int, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, database: Database, keys: SessionKeys, *, lifetime: int, now: Callable[[], float] = time.time) -> None:
         self._database = database
-        self._ids = SessionIds(store_key)
-        self._cipher = aead.Aead(hkdf_sha256(store_key, salt=b"", info=b"enclave-cc/kbs-session/1 token", size=32))
+        self._keys = keys
+        self._ids = SessionIds(keys)
         self._lifetime = lifetime
         self._now = now
         self._accepted: OrderedDict[str, Session] = OrderedDict()
@@ -113,13 +112,16 @@ class Sessions:
 
     def _seal(self, digest: bytes, token: str) -> bytes:
         nonce = os.urandom(aead.NONCE_SIZE)
-        return nonce + self._cipher.encrypt(nonce, token.encode(), digest)
+        return nonce + aead.Aead(self._keys.all()[0].token).encrypt(nonce, token.encode(), digest)
 
     def _unseal(self, digest: bytes, sealed: bytes) -> str:
-        try:
-            return self._cipher.decrypt(sealed[: aead.NONCE_SIZE], sealed[aead.NONCE_SIZE :], digest).decode()
-        except PeerError as error:  # somebody changed the row
-            raise PeerError("unauthenticated", "there is no such session, or it has expired") from error
+        for keys in self._keys.all():
+            try:
+                return aead.Aead(keys.token).decrypt(sealed[: aead.NONCE_SIZE], sealed[aead.NONCE_SIZE :], digest).decode()
+            except PeerError:
+                continue
+        # Somebody changed the row.
+        raise PeerError("unauthenticated", "there is no such session, or it has expired")
 
 
 def _session(made: SessionId, token: str | None = None) -> Session:

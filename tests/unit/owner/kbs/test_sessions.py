@@ -5,15 +5,16 @@ from __future__ import annotations
 import base64
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from enclave_cc.crypto.secret import Secret
-from enclave_cc.errors import PeerError
+from enclave_cc.errors import PeerError, UsageError
 from enclave_cc.owner.kbs import sessions as module
+from enclave_cc.owner.kbs.session_keys import SessionKeys
 from enclave_cc.owner.kbs.sessions import Sessions
 from enclave_cc.owner.storage.database import Database
 from enclave_cc.owner.storage.settings import DatabaseSettings, open_database
@@ -26,9 +27,10 @@ def instance(database_settings: DatabaseSettings, tmp_path: Path, clock: Any) ->
     """Another KBS process on the same database, as far as sessions go."""
     opened: list[Database] = []
 
-    def start(key: Secret = KEY, lifetime: int = 300) -> Sessions:
+    def start(*keys: Secret, lifetime: int = 300, read: Callable[[], Sequence[Secret]] | None = None) -> Sessions:
         opened.append(open_database(database_settings, tmp_path))
-        return Sessions(opened[-1], key, lifetime=lifetime, now=clock)
+        made = SessionKeys(read or (lambda: keys or (KEY,)), lifetime=lifetime, clock=clock)
+        return Sessions(opened[-1], made, lifetime=lifetime, now=clock)
 
     yield start
     for each in opened:
@@ -161,3 +163,45 @@ def test_what_is_remembered_is_bounded(instance: Callable[..., Sessions], monkey
     made = [here.settle(here.create("sgx"), str(n)) for n in range(6)]
     assert len(here._accepted) == 3
     assert [here.open(each.id).token for each in made] == [str(n) for n in range(6)]
+
+
+def test_a_change_of_the_store_key_ends_no_session(instance: Callable[..., Sessions], clock: Any) -> None:
+    """Two instances that look at the keys at different times, through a whole change."""
+    new = Secret(bytes(32))
+    held = {"early": (KEY,), "late": (KEY,)}
+    early, late = (instance(read=lambda name=name: held[name]) for name in held)  # type: ignore[misc]
+    steps = [("early", (new, KEY)), ("late", (new, KEY)), ("early", (new,)), ("late", (new,))]
+    begun, accepted = [early.create("sgx")], [early.settle(early.create("sgx"), "before")]
+    for name, keys in steps:
+        held[name] = keys
+        clock.now += 2
+        for here, there in ((early, late), (late, early)):
+            begun.append(here.create("sgx"))
+            accepted.append(there.settle(here.create("sgx"), name))
+            for session in accepted:
+                assert here.open(session.id) == there.open(session.id) == session
+            for session in begun:
+                assert here.open(session.id) == there.open(session.id) == session
+    fresh = instance(new)
+    assert fresh.open(begun[-1].id) == begun[-1]
+    assert fresh.open(accepted[-1].id) == accepted[-1]
+    clock.now += 301
+    early.create("sgx")
+    assert len(early._keys.all()) == 1
+
+
+def test_keys_that_cannot_be_read_for_a_moment(instance: Callable[..., Sessions], clock: Any) -> None:
+    present = [KEY]
+
+    def read() -> Sequence[Secret]:
+        if not present:
+            raise UsageError("not-found", "no file")
+        return tuple(present)
+
+    here = instance(read=read)
+    made = here.create("sgx")
+    present.clear()
+    clock.now += 5
+    assert here.open(made.id) == made
+    with pytest.raises(UsageError):
+        instance(read=read)
