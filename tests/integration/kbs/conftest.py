@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import jwt
 import pytest
 
 from enclave_cc.__main__ import main
+from enclave_cc.crypto.jws import SigningKey
 from enclave_cc.crypto.secret import Secret
 from enclave_cc.enclave.attest.client import KbsClient
 from enclave_cc.owner.kbs.client import AdminClient
@@ -25,6 +27,14 @@ from enclave_cc.simulator.cpu import SimulatedEnclave, SoftwareCpu
 from enclave_cc.simulator.platform import Platform as SimulatedMachine
 from enclave_cc.simulator.quoting import QuotingEnclave
 from enclave_cc.wire.sgx.report import AttributeFlag, Attributes, Report, ReportBody, TargetInfo
+
+
+def make_admin_token(kbs: Kbs | None, **claims: object) -> str:
+    """A token as upstream's tools make it: PyJWT, EdDSA. A claim of None is left out; `kbs` None: of an unknown key."""
+    key = SigningKey.generate("EdDSA").to_pem() if kbs is None else (kbs.directory / "admin.key").read_bytes()
+    full = {"iss": "TrusteeInDocker", "sub": "admin", "aud": ["KBS"], "role": "admin", "exp": int(time.time()) + 60, **claims}
+    return jwt.encode({name: value for name, value in full.items() if value is not None}, key, algorithm="EdDSA")
+
 
 ENCLAVE_CC = str(Path(sys.executable).parent / "enclave-cc")
 MR_ENCLAVE, MR_SIGNER = bytes(range(32)), bytes(range(32, 64))

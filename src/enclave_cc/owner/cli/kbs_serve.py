@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--listen", metavar="HOST:PORT", help="instead of kbs.toml's; port 0 takes any free one")
     parser.add_argument("--workers", metavar="N", type=int, default=1, help="processes to serve with; 0: one for each core")
     parser.add_argument("--descriptor", type=int, help=argparse.SUPPRESS)  # of the socket, in a worker
+    parser.add_argument("--metrics-descriptor", type=int, help=argparse.SUPPRESS)  # of what workers count in together
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -46,20 +47,25 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"kbs ready {shown}", flush=True)
 
     if count > 1:
+        from enclave_cc.owner.kbs.metrics import SharedSlots
         from enclave_cc.owner.kbs.workers import Timing, Workers, open_listener
 
-        command = [sys.executable, "-m", "enclave_cc", "kbs", "serve", "--dir", str(directory.path), "--descriptor"]
+        shared = SharedSlots.create()
+        command = [sys.executable, "-m", "enclave_cc", "kbs", "serve", "--dir", str(directory.path)]
+        command += ["--metrics-descriptor", str(shared), "--descriptor"]
         limits = config.limits
         timing = Timing(end=limits.end_delay + limits.end_deadline + 10)
         with open_listener(host, port) as listener:
-            Workers(command, listener, count, timing=timing).serve(announce)
+            Workers(command, listener, count, inherited=[shared], timing=timing).serve(announce)
         return 0
 
     import asyncio
 
     from enclave_cc.owner.kbs import assembly, server
+    from enclave_cc.owner.kbs.metrics import SharedSlots
 
+    slots = None if arguments.metrics_descriptor is None else SharedSlots(arguments.metrics_descriptor)
     inherited = None if arguments.descriptor is None else socket.socket(fileno=arguments.descriptor)
-    with assembly.assemble(directory, config) as kbs:
+    with assembly.assemble(directory, config, shared_metrics=slots) as kbs:
         asyncio.run(server.serve(kbs, host, port, announce, listener=inherited))
     return 0

@@ -8,7 +8,7 @@ from typing import IO
 
 from enclave_cc.owner.audit.export import DatabaseSource
 from enclave_cc.owner.audit.log import AuditLog
-from enclave_cc.owner.kbs import audit_keys
+from enclave_cc.owner.kbs import audit_keys, openapi
 from enclave_cc.owner.kbs.audit_trail import AuditTrail
 from enclave_cc.owner.kbs.broker import KeyBroker
 from enclave_cc.owner.kbs.collateral_settings import CollateralSources
@@ -16,6 +16,7 @@ from enclave_cc.owner.kbs.config import KbsConfig
 from enclave_cc.owner.kbs.decisions import DecisionLog, Log
 from enclave_cc.owner.kbs.diagnosis import Diagnosis
 from enclave_cc.owner.kbs.directory import KbsDirectory
+from enclave_cc.owner.kbs.metrics import TEES, Metrics, SharedSlots
 from enclave_cc.owner.kbs.policies import PolicyStore
 from enclave_cc.owner.kbs.readiness import Readiness
 from enclave_cc.owner.kbs.recordings import Recorder
@@ -36,8 +37,13 @@ from enclave_cc.owner.storage.settings import open_database
 
 
 @contextmanager
-def assemble(directory: KbsDirectory, config: KbsConfig, *, log_stream: IO[str] | None = None) -> Iterator[KbsServer]:
-    """A server that is ready to start. Raises `UsageError` for what the directory or the database's schema lacks."""
+def assemble(
+    directory: KbsDirectory, config: KbsConfig, *, log_stream: IO[str] | None = None, shared_metrics: SharedSlots | None = None
+) -> Iterator[KbsServer]:
+    """A server that is ready to start; `shared_metrics`: with its sibling processes.
+
+    Raises `UsageError` for what the directory or the database's schema lacks.
+    """
     keys = audit_keys.read(directory.path)
     store_keys = open_key_source(config.resources.key)
     store_keys.check()
@@ -63,6 +69,7 @@ def assemble(directory: KbsDirectory, config: KbsConfig, *, log_stream: IO[str] 
         resources = closing.enter_context(open_resources(config.resources, store_keys, database, directory.path)).store
         recorder = Recorder(database, config.recording, report=lambda why: log.write("recordings-lost", {"why": why}))
         closing.callback(recorder.close)
+        metrics = Metrics(openapi.list_paths(), {*config.tees, *TEES}, shared=shared_metrics)
         broker = KeyBroker(
             sessions=Sessions(
                 database, SessionKeys(store_keys.read, lifetime=config.session_lifetime), lifetime=config.session_lifetime
@@ -86,9 +93,22 @@ def assemble(directory: KbsDirectory, config: KbsConfig, *, log_stream: IO[str] 
             diagnosis=Diagnosis(roots, collateral),
             identities=directory.read_identities(),
             rsa1_5=config.rsa1_5,
+            metrics=metrics,
         )
         audit = DatabaseSource(database, trail.log.nodes)
-        routes = Routes(broker, gate, resources, references, policies, roots, trail, audit, Readiness(database))
+        routes = Routes(
+            broker,
+            gate,
+            resources,
+            references,
+            policies,
+            roots,
+            trail,
+            audit,
+            Readiness(database),
+            metrics,
+            public_metrics=config.metrics_listen is None,
+        )
         trail.start([(state.id, state.version) for state in policies.list() if state.version is not None])
-        yield KbsServer(routes, config.limits, context)
+        yield KbsServer(routes, config.limits, context, metrics_listen=config.metrics_listen)
         trail.stop()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from email.utils import formatdate
 
-from enclave_cc.errors import PeerError
+from enclave_cc.errors import EnclaveCcError, PeerError
 from enclave_cc.owner.kbs.broker import KeyBroker
 from enclave_cc.owner.kbs.http import HttpAnswer, PathUnknown, json_answer
+from enclave_cc.owner.kbs.problems import Denied
 from enclave_cc.owner.kbs.routing import PUBLIC, Call, Route
 from enclave_cc.owner.kbs.sessions import Session
 from enclave_cc.owner.policy.release import Request as ReleaseRequest
@@ -32,13 +33,28 @@ class AttesterPaths:
         )
 
     def _auth(self, call: Call) -> HttpAnswer:
-        session = self.broker.auth(call.body)
+        metrics = self.broker.metrics
+        metrics.auth_requests.add()
+        try:
+            session = self.broker.auth(call.body)
+        except EnclaveCcError:
+            metrics.auth_errors.add()
+            raise
+        metrics.auth_successes.add()
         return HttpAnswer(body=messages.Challenge(session.nonce).encode(), headers=_cookie(session))
 
     def _attest(self, call: Call) -> HttpAnswer:
         if call.request.cookie is None:
             raise PeerError("unauthenticated", "an attestation needs the session's cookie")
-        session = self.broker.attest(call.request.cookie, call.body)
+        metrics = self.broker.metrics
+        metrics.attestations.add()
+        try:
+            session = self.broker.attest(call.request.cookie, call.body)
+        except Denied:  # counted with its kind of evidence
+            raise
+        except EnclaveCcError:
+            metrics.attestation_errors.add()
+            raise
         return HttpAnswer(body=messages.encode_token_answer(session.token or ""), headers=_cookie(session))
 
     def _release(self, call: Call) -> HttpAnswer:

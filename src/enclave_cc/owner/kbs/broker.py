@@ -22,6 +22,7 @@ from enclave_cc.owner.kbs.audit_trail import AuditTrail
 from enclave_cc.owner.kbs.decisions import DecisionLog, new_id
 from enclave_cc.owner.kbs.diagnosis import Diagnosis
 from enclave_cc.owner.kbs.evidence import EvidenceVerifier, VerifiedEvidence
+from enclave_cc.owner.kbs.metrics import Metrics
 from enclave_cc.owner.kbs.policies import PolicyStore
 from enclave_cc.owner.kbs.problems import Denied
 from enclave_cc.owner.kbs.recordings import Recorder
@@ -31,7 +32,7 @@ from enclave_cc.owner.policy import appraisal, defaults, rego, release
 from enclave_cc.owner.policy.reasons import Reason
 from enclave_cc.owner.reference.values import ReferenceSource
 from enclave_cc.owner.resources.store import ResourceStore
-from enclave_cc.record import record
+from enclave_cc.record import field, record
 from enclave_cc.wire.rcar import binding, messages, token
 from enclave_cc.wire.rcar.initdata import InitData
 from enclave_cc.wire.rcar.uri import ResourcePath
@@ -54,6 +55,7 @@ class KeyBroker:
     diagnosis: Diagnosis
     identities: frozenset[bytes] = frozenset()  # DER of the certificates that attesters may know this KBS by
     rsa1_5: bool = False  # whether TEE keys may be of this deprecated form
+    metrics: Metrics = field(default_factory=Metrics)
     now: Callable[[], float] = time.time
 
     def warm_up(self) -> None:
@@ -101,6 +103,7 @@ class KeyBroker:
         if attestation.nonce != session.nonce:
             reason = Reason("runtime-data.nonce", attestation.nonce[:64], session.nonce, "the nonce of the session's challenge")
             self.sessions.settle(session, None)
+            self.metrics.attestation_failures.add(session.tee)
             raise self._deny("attest", "AttestationError", "quote-refused", reason, tee=session.tee)
         verified = None
         try:
@@ -109,20 +112,26 @@ class KeyBroker:
             if init_data is not None:
                 self._check_audience(init_data)
             # 4
-            verified = self._verify(session, attestation, init_data)
+            with self.metrics.stages.time("verify"):
+                verified = self._verify(session, attestation, init_data)
             # 5
-            appraisals = [self._appraise(evidence, attestation, init_data) for evidence in verified]
+            with self.metrics.stages.time("appraise"):
+                appraisals = [self._appraise(evidence, attestation, init_data) for evidence in verified]
         except (PeerError, UsageError) as error:
             reason = self.diagnosis.explain(error, session.tee, attestation)
             code = error.code if isinstance(error, PeerError) else "kbs-denied"  # a broken policy is the owner's affair
             self.sessions.settle(session, None)
+            self.metrics.attestation_failures.add(session.tee)
             denied = self._deny("attest", "AttestationError", code, reason, tee=session.tee)
             self.recorder.attest(denied.decision, session.tee, body, verified, code=code)
             raise denied from error
         decision, summary = new_id(), [_summarize(name, each) for name, each in appraisals]
-        issued = self.tokens.issue(appraisals, token_id=decision)
-        entry = self.trail.attest(decision, session.tee, attestation, [each for _, each in appraisals], summary, issued)
+        with self.metrics.stages.time("sign"):
+            issued = self.tokens.issue(appraisals, token_id=decision)
+        with self.metrics.stages.time("audit"):
+            entry = self.trail.attest(decision, session.tee, attestation, [each for _, each in appraisals], summary, issued)
         accepted = self.sessions.settle(session, issued)
+        self.metrics.attestation_successes.add(session.tee)
         self.decisions.allow("attest", decision_id=decision, audit=entry, tee=session.tee, evidence=summary)
         self.recorder.attest(decision, session.tee, body, verified)
         return accepted
@@ -203,16 +212,18 @@ class KeyBroker:
             self.recorder.release(decision, subject, request.to_json(), claims=None if subject else claims, code=code)
 
         # 2
+        self.metrics.policy_evaluations.add()
         try:
-            verdict = release.decide(
-                self.policies.find_release(request.segments),
-                claims,
-                request,
-                self.references,
-                appraiser=self._find_appraiser,
-                platform=self.diagnosis.describe_platform,
-                now=self.now(),
-            )
+            with self.metrics.stages.time("policy"):
+                verdict = release.decide(
+                    self.policies.find_release(request.segments),
+                    claims,
+                    request,
+                    self.references,
+                    appraiser=self._find_appraiser,
+                    platform=self.diagnosis.describe_platform,
+                    now=self.now(),
+                )
         except UsageError as error:  # a policy that fails to evaluate denies
             reason = Reason(
                 str(request),
@@ -222,6 +233,7 @@ class KeyBroker:
                 advice="correct the policy, or take its last switch back",
                 command="enclave-cc policy rollback release",
             )
+            self.metrics.policy_errors.add()
             members = {"decision_id": decision, "audit": self.trail.deny(decision, path, "kbs-denied", **who)}
             record("kbs-denied")
             raise self._deny("release", "PolicyDeny", "kbs-denied", reason, **members, resource=str(request)) from error
@@ -235,19 +247,25 @@ class KeyBroker:
         if verified.issuer is not None:
             members["token_issuer"] = verified.issuer
         if isinstance(verdict, release.Denial):
+            self.metrics.policy_violations.add()
             members["audit"] = self.trail.deny(decision, path, verdict.code, **who)
             record(verdict.code)
             raise self._deny("release", "PolicyDeny", verdict.code, *verdict.reasons, **members)
+        self.metrics.policy_approvals.add()
         # 3
         try:
-            resource = self.resources.get(ResourcePath(*request.segments))
+            with self.metrics.stages.time("fetch"):
+                resource = self.resources.get(ResourcePath(*request.segments))
         except UsageError as error:
             reason = _explain_absence(self.resources, request)
             members["audit"] = self.trail.deny(decision, path, "key-missing", **who)
             record("key-missing")
             raise self._deny("release", "ResourceNotFound", "key-missing", reason, **members) from error
-        answer = jwe.encrypt(resource.value.reveal(), key)
-        members["audit"] = self.trail.release(decision, path, resource.version, **who)
+        with self.metrics.stages.time("encrypt"):
+            answer = jwe.encrypt(resource.value.reveal(), key)
+        with self.metrics.stages.time("audit"):
+            members["audit"] = self.trail.release(decision, path, resource.version, **who)
+        self.metrics.reads.add()
         self.decisions.allow("release", **members, resource_version=resource.version)
         record()
         return answer

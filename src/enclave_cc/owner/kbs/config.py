@@ -11,6 +11,7 @@ from enclave_cc.owner.kbs.admin_settings import AdminSettings
 from enclave_cc.owner.kbs.collateral_settings import CollateralSettings
 from enclave_cc.owner.kbs.directory import KbsDirectory, split_listen
 from enclave_cc.owner.kbs.limits import Limits
+from enclave_cc.owner.kbs.rate_limits import RateLimits
 from enclave_cc.owner.kbs.recordings import RecordingSettings
 from enclave_cc.owner.kbs.resource_settings import ResourceSettings
 from enclave_cc.owner.kbs.settings import Section
@@ -26,6 +27,7 @@ class KbsConfig:
 
     listen: tuple[str, int]
     limits: Limits = field(default_factory=Limits)
+    metrics_listen: tuple[str, int] | None = None
     session_lifetime: int = 300
     token_issuer: str = "enclave-cc KBS"  # noqa: S105 (a name, not a secret)
     token_lifetime: int = 300
@@ -53,7 +55,10 @@ class KbsConfig:
                 end_deadline=float(reader.take("server", "end_deadline", int, 30)),
                 end_delay=float(reader.take("server", "end_delay", int, 0)),
                 end_idle=float(reader.take("server", "end_idle", int, 2)),
+                rates=RateLimits.read(reader.section("limits")),
+                log_requests=reader.take("server", "log_requests", bool, False),
             ),
+            metrics_listen=_read_listen(reader.take("metrics", "listen", str, "")),
             session_lifetime=reader.take("session", "lifetime", int, 300),
             token_issuer=reader.take("token", "issuer", str, "enclave-cc KBS"),
             token_lifetime=reader.take("token", "lifetime", int, 300),
@@ -95,17 +100,22 @@ class KbsConfig:
         return config
 
 
+def _read_listen(text: str) -> tuple[str, int] | None:
+    return split_listen(text) if text else None
+
+
 _SETTINGS = {
-    "server": {"listen", "request_deadline", "body_limit", "end_deadline", "end_delay", "end_idle"},
+    "server": {"listen", "request_deadline", "body_limit", "end_deadline", "end_delay", "end_idle", "log_requests"},
     "session": {"lifetime"},
     "token": {"issuer", "lifetime", "trusted"},
     "attestation": {"tees", "rsa1_5", "plugins"},
     "audit": {"checkpoint_every", "deadline"},
+    "metrics": {"listen"},
     "database": {"url", "password_file", "pool", "connect_timeout", "statement_timeout", "lock_timeout"},
 }
 
 # Tables that have a reader of their own.
-_SECTIONS = {"admin", "collateral", "resources", "recording"}
+_SECTIONS = {"admin", "collateral", "limits", "recording", "resources"}
 
 
 class _Reader:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enclave_cc.errors import PeerError
 from enclave_cc.owner.kbs.decisions import DecisionLog
-from enclave_cc.owner.kbs.http import HttpAnswer, items_answer, json_answer
+from enclave_cc.owner.kbs.http import HttpAnswer, items_answer, json_answer, take_number
 from enclave_cc.owner.kbs.roots import RootStore
 from enclave_cc.owner.kbs.routing import Call, Route
 from enclave_cc.record import record
@@ -26,11 +26,11 @@ class DecisionPaths:
         )
 
     def _list(self, call: Call) -> HttpAnswer:
-        limit = call.request.query.get("limit", "100")
+        limit = take_number(call.request.query, "limit", low=1, high=10_000) or 100
         outcome = call.request.query.get("outcome")
-        if not limit.isdecimal() or not 1 <= int(limit[:6]) <= 10_000 or outcome not in (None, "allow", "deny"):
-            raise PeerError("malformed", "limit is 1 to 10000, outcome allow or deny")
-        return items_answer([found.to_json() for found in self.decisions.list(outcome=outcome, limit=int(limit))])
+        if outcome not in (None, "allow", "deny"):
+            raise PeerError("malformed", "outcome is allow or deny")
+        return items_answer([found.to_json() for found in self.decisions.list(outcome=outcome, limit=limit)])
 
     def _read(self, call: Call) -> HttpAnswer:
         return json_answer(self.decisions.find(call.parameters["id"]).to_json())

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 from enclave_cc.errors import UsageError, foreign
+from enclave_cc.owner.kbs import request_ids
 from enclave_cc.owner.policy.reasons import Reason
 from enclave_cc.owner.storage.database import Database
 from enclave_cc.record import record
@@ -43,13 +44,16 @@ class Decision:
 
 
 class Log:
-    """One JSON object per line on a stream. Safe for many threads."""
+    """One JSON object per line on a stream; `request` names the request that it was written for. For many threads."""
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self._stream = stream
         self._lock = threading.Lock()
 
     def write(self, event: str, members: Mapping[str, Any]) -> None:
+        request = request_ids.CURRENT.get()
+        if request:
+            members = {**members, "request": request}
         line = json.dumps({"event": event, **members}, separators=(",", ":"), default=str)
         with self._lock:
             stream = self._stream if self._stream is not None else sys.stderr

@@ -181,6 +181,20 @@ body_limit = 2097152     # bytes
 end_deadline = 30        # seconds that requests have to end in after SIGTERM
 end_delay = 0            # seconds to go on as before but for /readyz, until a balancer has noticed
 end_idle = 2             # seconds that a connection must have been idle before it is closed in the end
+log_requests = false     # a line on stderr for each request
+
+[limits]                 # of each process; a rate of 0 is no limit
+address_rate = 2000      # requests a second of one client address (IPv6: of its /64)
+address_burst = 4000     # of these at once
+refusal_rate = 100       # requests a second that may be refused to one address
+refusal_burst = 1000
+admin_rate = 200         # requests a second of one administrator
+admin_burst = 1000
+waiting = 512            # handshakes that wait to be judged
+buffered = 134217728     # bytes of bodies of clients that have shown no token
+
+[metrics]                # Prometheus: /metrics, beside the other paths unless
+# listen = "127.0.0.1:9464"   # it has an address of its own, without TLS
 
 [session]
 lifetime = 300           # seconds from the challenge on
@@ -198,6 +212,20 @@ lifetime = 300           # seconds
 [attestation]
 tees = ["sgx"]           # "sample" and "sampledevice" are evidence that proves nothing: for protocol tests only
 rsa1_5 = false           # answers for RSA TEE keys of this deprecated form, which makes the attester a padding oracle
+
+# [attestation.plugins.TEE]   # another verifier, of an installed package; it runs inside the KBS, with all its secrets
+# entry_point = "..."         # in the group enclave_cc.evidence_verifiers
+# settings = {{}}
+
+[collateral]             # beside what `kbs root add` stores
+# directory = "collateral"    # QuoteCollateralV3 documents *.json, read again when they change
+# url = "https://pccs:8081"   # a PCCS, or Intel's PCS (API v4)
+# certificate = "pccs.crt"    # pins the service; without it the system's authorities decide
+# root_crl_url = "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der"   # for Intel's, which has no rootcacrl
+update = "standard"      # or "early": Intel's word for which TCB recovery counts
+refresh = 3600           # seconds after which the service is asked again, in the background
+retry = 30               # seconds for which a failure is believed
+deadline = 10            # seconds for one bundle
 
 [database]
 url = {url}    # or "postgresql://USER@HOST/NAME": then any number of KBS processes may serve from it

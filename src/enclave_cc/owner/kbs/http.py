@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from enclave_cc.errors import UsageError
+from enclave_cc.errors import PeerError, UsageError
 from enclave_cc.record import field, record
 
 JSON, BYTES, XML, TEXT = "application/json", "application/octet-stream", "text/xml", "text/plain"
@@ -15,7 +15,7 @@ JSON, BYTES, XML, TEXT = "application/json", "application/octet-stream", "text/x
 @record
 class HttpRequest:
     """What the HTTP layer read. `path` is raw: no percent-decoding, no dot removal. `certificate`: TLS has verified one
-    of the client."""
+    of the client. `id` is ours."""
 
     method: str
     path: str
@@ -24,6 +24,7 @@ class HttpRequest:
     bearer: str | None
     body: bytes
     certificate: bool = False
+    id: str = ""
 
 
 @record
@@ -41,6 +42,17 @@ class PathUnknown(UsageError):
         super().__init__("not-found", what, "See the KBS's API for its paths.")
         self.variant = variant
         self.status = status
+
+
+def take_number(query: Mapping[str, str], name: str, *, low: int, high: int, default: int | None = None) -> int | None:
+    """Member `name` of a query as a number from `low` to `high`. Raises `PeerError("malformed")`."""
+    text = query.get(name)
+    if text is None:
+        return default
+    # Not more digits than `high` has: leading zeros are endless, and not for `int`.
+    if not text.isascii() or not text.isdecimal() or len(text) > len(str(high)) or not low <= int(text) <= high:
+        raise PeerError("malformed", f"the query's {name} is not a number from {low} to {high}")
+    return int(text)
 
 
 def json_answer(value: object) -> HttpAnswer:

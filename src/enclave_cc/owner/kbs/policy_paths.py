@@ -10,7 +10,7 @@ from typing import Any
 from enclave_cc.errors import PeerError
 from enclave_cc.owner.audit import kinds
 from enclave_cc.owner.kbs.audit_trail import AuditTrail
-from enclave_cc.owner.kbs.http import HttpAnswer, items_answer, json_answer
+from enclave_cc.owner.kbs.http import HttpAnswer, items_answer, json_answer, take_number
 from enclave_cc.owner.kbs.policies import PolicyStore
 from enclave_cc.owner.kbs.routing import Call, Route
 from enclave_cc.owner.policy import defaults
@@ -80,10 +80,7 @@ class PolicyPaths:
         policy_id, query = call.parameters["id"], call.request.query
         if "history" in query:
             return items_answer([version.to_json() for version in self.policies.history(policy_id)])
-        wanted = query.get("version")
-        if wanted is not None and (not wanted.isdecimal() or not 1 <= int(wanted[:12]) <= MAX_VERSION):
-            raise PeerError("malformed", "a version is a number from 1 on")
-        policy = self.policies.get(policy_id, None if wanted is None else int(wanted))
+        policy = self.policies.get(policy_id, take_number(query, "version", low=1, high=MAX_VERSION))
         return json_answer(_to_json(policy))
 
     def _write(self, call: Call) -> HttpAnswer:

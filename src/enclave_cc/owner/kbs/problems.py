@@ -21,6 +21,8 @@ _VARIANTS = {
     "malformed": "InvalidRequest",
     "too-large": "PayloadTooLarge",
     "not-found": "ResourceNotFound",
+    "rate-limited": "TooManyRequests",
+    "deadline": "RequestTimeout",
 }
 
 

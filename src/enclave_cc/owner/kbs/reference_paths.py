@@ -11,7 +11,7 @@ from enclave_cc.crypto.signature import PublicKey
 from enclave_cc.errors import PeerError
 from enclave_cc.owner.audit import kinds
 from enclave_cc.owner.kbs.audit_trail import AuditTrail
-from enclave_cc.owner.kbs.http import HttpAnswer, items_answer, json_answer
+from enclave_cc.owner.kbs.http import HttpAnswer, items_answer, json_answer, take_number
 from enclave_cc.owner.kbs.routing import Call, Route
 from enclave_cc.owner.reference import rvps, statement
 from enclave_cc.owner.reference import values as reference
@@ -70,11 +70,9 @@ class ReferencePaths:
         query = call.request.query
         keys = {signer.name: signer.key for signer in self.references.list_signers()}
         added = statement.verify(call.body, keys, by_signer="by_signer" in query)
-        expires = query.get("expires")
+        expires = take_number(query, "expires", low=0, high=reference.LAST_SECOND)
         if expires is not None:
-            if not expires.isdecimal() or not int(expires[:13]) <= reference.LAST_SECOND:
-                raise PeerError("malformed", "expires is a time in seconds")
-            added = [replace(value, expires=min(int(expires), value.expires or reference.LAST_SECOND)) for value in added]
+            added = [replace(value, expires=min(expires, value.expires or reference.LAST_SECOND)) for value in added]
         self._store(call, added)
         return items_answer([value.to_json() for value in added])
 

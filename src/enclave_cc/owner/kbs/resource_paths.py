@@ -14,9 +14,10 @@ from enclave_cc.owner.kbs.admin_settings import OWNER
 from enclave_cc.owner.kbs.attester_paths import RESOURCE, resource_path
 from enclave_cc.owner.kbs.audit_trail import AuditTrail
 from enclave_cc.owner.kbs.http import BYTES, XML, HttpAnswer, items_answer, json_answer
+from enclave_cc.owner.kbs.metrics import Metrics
 from enclave_cc.owner.kbs.routing import Call, Route
 from enclave_cc.owner.resources.store import MAX_PAGE, PAGE, ResourceInfo, ResourceStore
-from enclave_cc.record import record
+from enclave_cc.record import field, record
 from enclave_cc.wire.rcar import canonical, messages
 
 _ADMIN = f"{messages.PREFIX}/admin/resources"
@@ -30,6 +31,7 @@ class ResourcePaths:
 
     resources: ResourceStore
     trail: AuditTrail
+    metrics: Metrics = field(default_factory=Metrics)
 
     def routes(self) -> tuple[Route, ...]:
         return (
@@ -49,6 +51,7 @@ class ResourcePaths:
         version = self.resources.put(path, Secret(call.body), author=_author(call), tags=tags)
         members = {"version": version, "size": len(call.body)} | ({} if tags is None else {"tags": tags})
         self.trail.change(kinds.RESOURCE_SET, call.administrator, members, subject=str(path))
+        self.metrics.writes.add()
         # The type is upstream's odd one, which its clients ignore.
         return HttpAnswer(content_type=XML, headers={VERSION_HEADER: str(version)})
 
@@ -56,6 +59,7 @@ class ResourcePaths:
         path = resource_path(call)
         self.resources.delete(path, author=_author(call))
         self.trail.change(kinds.RESOURCE_REMOVED, call.administrator, {}, subject=str(path))
+        self.metrics.deletes.add()
         return HttpAnswer(content_type=XML)
 
     def _read(self, call: Call) -> HttpAnswer:

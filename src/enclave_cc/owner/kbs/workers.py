@@ -35,10 +35,19 @@ class Timing:
 
 
 class Workers:
-    """`command` starts a worker; the socket's descriptor is appended to it."""
+    """`command` starts a worker; the socket's descriptor is appended to it. `inherited`: more descriptors for them all."""
 
-    def __init__(self, command: Sequence[str], listener: socket.socket, count: int, *, timing: Timing = Timing()) -> None:  # noqa: B008
+    def __init__(
+        self,
+        command: Sequence[str],
+        listener: socket.socket,
+        count: int,
+        *,
+        inherited: Sequence[int] = (),
+        timing: Timing = Timing(),  # noqa: B008
+    ) -> None:
         self._command = [*command, str(listener.fileno())]
+        self._inherited = (listener.fileno(), *inherited)
         self._listener = listener
         self._count = count
         self._timing = timing
@@ -112,7 +121,7 @@ class Workers:
             self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            pass_fds=(self._listener.fileno(),),
+            pass_fds=self._inherited,
             start_new_session=True,
         )
         output = cast(IO[bytes], worker.stdout)

@@ -1,0 +1,51 @@
+"""aiohttp's connections, with our manners: errors as Error JSON, and nothing of a client in any log."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from aiohttp import web
+
+from enclave_cc.owner.kbs.http import JSON
+from enclave_cc.owner.kbs.metrics import Metrics
+from enclave_cc.wire.rcar import messages
+
+# aiohttp would print tracebacks, which quote what a client sent; what is our own bug, `KbsServer` logs.
+_SILENT = logging.Logger("enclave-cc.http")
+_SILENT.addHandler(logging.NullHandler())
+
+
+class Connection(web.RequestHandler):
+    """One connection. What is no HTTP never becomes a request; here it gets its answer."""
+
+    __slots__ = ("_metrics",)
+
+    def __init__(self, manager: Server, metrics: Metrics, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._metrics = metrics
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        self._metrics.requests.add("other", str(status))
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun")
+        code = "malformed" if status < 500 else "internal"
+        problem = messages.Problem(
+            "InvalidRequest" if status < 500 else "PluginInternalError", "this is not HTTP as it should be", code
+        )
+        answer = web.Response(status=status, body=problem.encode(), headers={"Content-Type": JSON})
+        answer.force_close()
+        return answer
+
+
+class Server(web.Server):
+    """Makes a `Connection` for each socket; no router, as `Routes` has the paths as they were sent."""
+
+    def __init__(self, handler: Any, metrics: Metrics, **options: Any) -> None:
+        super().__init__(handler, access_log=None, logger=_SILENT, **options)
+        self._metrics = metrics
+
+    def __call__(self) -> Connection:
+        return Connection(self, self._metrics, loop=self._loop, **self._kwargs)
