@@ -7,7 +7,7 @@ packages=(
     runc fuse3 erofs-utils      # containers, the FUSE device's rules, fsck.erofs as a judge
     containerd                  # what the shim and the snapshotter serve
     docker-registry skopeo umoci gocryptfs debootstrap busybox-static  # real peers for demo, tests and bench
-    postgresql util-linux       # the KBS's shared database: a private server, started by the tests
+    postgresql procps           # the KBS's shared database: a private server, started by the tests
     softhsm2                    # a PKCS#11 token for the KBS's tests
     containernetworking-plugins iproute2 iptables                      # --network pod
     attr libcap2-bin make ca-certificates

@@ -33,6 +33,8 @@ from enclave_cc.record import record
 MINIMUM_VERSION = 15
 _WATCH_SECONDS = 1.0
 _RETRY_SECONDS = 0.1
+# What can name a server: in a URL, and in libpq's own variables. (A service file can name any.)
+_PLACES = (("host", "PGHOST"), ("hostaddr", "PGHOSTADDR"), ("service", "PGSERVICE"))
 # Of a server that restarts (libpq gives no code here): by the kernel, by libpq, by the server.
 _PASSING = ("refused", "No such file", "closed the connection", "starting up", "shutting down", "not yet accepting", "recovery")
 _FIX_REACH = "Check that PostgreSQL runs, and [database] url in kbs.toml."
@@ -259,8 +261,8 @@ def read_url(url: str) -> str:
     except psycopg.Error:
         raise UsageError("bad-config", "[database] url is not a PostgreSQL URL") from None
     # 2
-    host = str(members.get("host") or members.get("hostaddr") or "")
-    if "sslmode" not in members and any(not _is_local(each) for each in host.split(",")):
+    named = [str(members.get(name) or os.environ.get(variable, "")) for name, variable in _PLACES]
+    if "sslmode" not in members and not all(_is_local(each) for words in named for each in words.split(",")):
         members |= {"sslmode": "verify-full", "sslrootcert": members.get("sslrootcert", "system")}
     return psycopg.conninfo.make_conninfo("", **members)
 

@@ -271,15 +271,22 @@ def test_urls_that_are_refused(url: str, tmp_path: Path) -> None:
         ("postgresql://me@db.example/kbs", "verify-full"),
         ("postgresql://me@localhost,db.example/kbs", "verify-full"),
         ("postgresql://me@db.example/kbs?sslmode=require", "require"),
+        ("postgresql://me@localhost/kbs?hostaddr=192.0.2.1", "verify-full"),
+        ("postgresql:///kbs?service=there", "verify-full"),
         ("postgresql://me@127.0.0.1/kbs", None),
         ("postgresql:///kbs?host=/run/postgresql", None),
         ("postgresql:///kbs", None),
     ],
 )
-def test_servers_elsewhere_are_reached_by_verified_tls(url: str, mode: str | None) -> None:
+def test_servers_elsewhere_are_reached_by_verified_tls(url: str, mode: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     import psycopg.conninfo
 
+    for name in ("PGHOST", "PGHOSTADDR", "PGSERVICE"):
+        monkeypatch.delenv(name, raising=False)
     assert psycopg.conninfo.conninfo_to_dict(read_url(url)).get("sslmode") == mode
+    if mode is None:
+        monkeypatch.setenv("PGHOSTADDR", "192.0.2.1")
+        assert psycopg.conninfo.conninfo_to_dict(read_url(url)).get("sslmode") == "verify-full"
 
 
 def test_other_servers_are_refused(postgresql: Any, tmp_path: Path) -> None:
