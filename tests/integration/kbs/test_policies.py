@@ -15,6 +15,7 @@ from enclave_cc.errors import EnclaveCcError
 from enclave_cc.owner.policy import defaults
 from enclave_cc.owner.reference import statement
 from enclave_cc.owner.reference.statement import Build, Dependency
+from enclave_cc.owner.reference.values import ReferenceValue
 
 PATH = "default/image-key/one"
 HEAD = "package policy\nimport rego.v1\ndefault allow := false\n"
@@ -165,6 +166,13 @@ def test_a_signed_bundle(new_kbs: Callable[..., Any], machine: Any, bundle: Path
         kbs.cli("refvals", "restore", "sgx_mr_enclave", "5a" * 32)
     finally:
         assert kbs.stop() == 0
+
+
+def test_an_unsigned_value_claims_no_signature(kbs: Any) -> None:
+    source = {"signed_by": "ci", "key_id": "x", "provenance": {"builder": "y"}, "note": "z"}
+    kbs.admin.add_reference_values([ReferenceValue("forged", 1, source=source)])
+    (value,) = [value for value in kbs.admin.list_reference_values() if value.name == "forged"]
+    assert value.source == {"note": "z"}
 
 
 def test_provenance_of_another_bundle_is_not_signed(bundle: Path, tmp_path: Path) -> None:

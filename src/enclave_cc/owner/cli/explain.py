@@ -60,6 +60,8 @@ def _describe_known(known: Sequence[ReferenceValue]) -> dict[str, str]:
 
 def _print_decision(decision: Mapping[str, Any], known: Mapping[str, str]) -> None:
     what = decision.get("resource") or f"attestation of {decision.get('tee')}"
+    if decision["stage"] == "admin":
+        what = "administration"
     verb = {"deny": "denied", "allow": "allowed"}.get(decision["outcome"], decision["outcome"])
     code = f" ({decision['code']})" if decision.get("code") else ""
     print(f"{verb} {what} at {_show_time(decision['at'])}{code}")

@@ -58,7 +58,7 @@ class Diagnosis:
             )
         try:
             inner = self._explain_sgx(error, attestation) if tee == "sgx" else ()
-        except PeerError:  # not even readable: the error said so
+        except (PeerError, ValueError):  # not even readable: the error said so
             inner = ()
         return Reason(root.claim, root.found, root.expected, root.rule, advice=root.advice, code=root.code, because=inner)
 

@@ -13,13 +13,12 @@ from enclave_cc.errors import UsageError
 from enclave_cc.owner.collateral.source import Found
 from enclave_cc.owner.kbs.client import AdminClient
 from enclave_cc.owner.kbs.recordings import ATTEST, Recording
-from enclave_cc.owner.kbs.replay import FixedValues, Replay, Rules, override
-from enclave_cc.owner.kbs.replay_evidence import make_reverifiers
+from enclave_cc.owner.kbs.replay import Replay
+from enclave_cc.owner.kbs.replay_rules import Present, make_rules, take_number
 from enclave_cc.owner.policy.rego import Policy
-from enclave_cc.owner.reference.values import ReferenceValue, Retirement
+from enclave_cc.owner.reference.values import ReferenceValue
 from enclave_cc.owner.verifier.quote import Origin
 from enclave_cc.owner.verifier.roots import TrustedRoot
-from enclave_cc.record import replace
 from enclave_cc.wire.sgx.collateral import Collateral
 
 FORMAT = "enclave-cc/recordings/1"
@@ -72,31 +71,20 @@ class RecordingFile:
                     yield found
 
     def replay(self, request: Mapping[str, Any], now: float) -> Replay:
-        """The replay that the KBS would make of `request` (see `replay_paths`), at once over the whole file."""
-        at, since = request.get("at"), request.get("since") or 0
+        """The replay that the KBS would make of a request of `replay_rules` with `since`, at once over the whole file."""
         attestations = {each.subject: each for each in self.read() if each.stage == ATTEST}
-        replay = Replay(*self._make_rules(request, now, at), attestations.get)
-        replay.run(list(self.read(since)))
+        replay = Replay(*make_rules(request, self._read_present(), now), attestations.get)
+        replay.run(list(self.read(take_number(request, "since") or 0)))
         return replay
 
-    def _make_rules(self, request: Mapping[str, Any], now: float, at: int | None) -> tuple[Rules | None, Rules]:
+    def _read_present(self) -> Present:
         try:
             policies = {each["id"]: Policy(each["id"], each["text"], each["version"]) for each in self._rules["policies"]}
             values = [ReferenceValue.from_json(each) for each in self._rules["reference_values"]]
             roots = _Roots(self._rules)
         except (KeyError, TypeError, binascii.Error) as error:
             raise self._malformed() from error
-        changed = {**policies, **{name: Policy(name, text) for name, text in request.get("policies", {}).items()}}
-        given = request.get("reference_values")
-        others = values if given is None else [ReferenceValue.from_json(each) for each in given]
-        retired = [(each["name"], each["value"]) for each in request.get("retire", [])]
-        others = override(others, retired, lambda value: replace(value, retired=Retirement(int(now), "replay", "")))
-        collateral = [Collateral.parse(document) for document in request.get("collateral", [])]
-        moment = now if at is None else float(at)
-        verifiers = make_reverifiers(roots, roots, collateral, moment) if at is not None or collateral else {}
-        after = Rules(changed, FixedValues(others, moment), verifiers, moment)
-        nothing = changed == policies and given is None and not retired and not verifiers
-        return None if nothing else Rules(policies, FixedValues(values, now), {}, now), after
+        return Present(policies, values, roots, roots)
 
     def _malformed(self) -> UsageError:
         return UsageError("usage", f"{self._path} is no export of recordings", "Make one with `enclave-cc policy replay --export`.")

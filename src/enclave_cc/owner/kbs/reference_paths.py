@@ -61,7 +61,7 @@ class ReferencePaths:
         items = body.get("values")
         if not isinstance(items, list):
             raise PeerError("malformed", "the reference values have no list 'values'")
-        added = [reference.ReferenceValue.from_json(item) for item in items]
+        added = [_unsigned(reference.ReferenceValue.from_json(item)) for item in items]
         self._store(call, added, replacing=body.get("replace") is True)
         return HttpAnswer()
 
@@ -131,3 +131,9 @@ class ReferencePaths:
         digest = hashlib.sha256(call.body or json.dumps(dict(call.request.query), sort_keys=True).encode()).hexdigest()
         members = {"names": sorted(set(names))[:_NAMES], "count": len(names), "request": digest, **more}
         self.trail.change(kind, call.administrator, members)
+
+
+def _unsigned(value: reference.ReferenceValue) -> reference.ReferenceValue:
+    """Without what only a verified statement may say of a value's origin."""
+    source = {name: each for name, each in value.source.items() if name not in ("signed_by", "key_id", "provenance")}
+    return replace(value, source=source)

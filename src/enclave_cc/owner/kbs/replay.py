@@ -17,31 +17,14 @@ from enclave_cc.owner.kbs.policies import find_most_specific
 from enclave_cc.owner.kbs.recordings import ATTEST, Recording
 from enclave_cc.owner.policy import appraisal, rego, release
 from enclave_cc.owner.policy.reasons import Reason
-from enclave_cc.owner.reference.values import ACTIVE, ReferenceValue, combine
+from enclave_cc.owner.reference.values import FixedReferences
 from enclave_cc.record import record, replace
 from enclave_cc.wire.rcar import binding, messages
 from enclave_cc.wire.rcar.initdata import InitData
 
 REFUSED, ALLOW, DENY = "refused", "allow", "deny"
-
-
-class FixedValues:
-    """Reference values of one moment: a `ReferenceSource`. `now` is Unix seconds."""
-
-    def __init__(self, values: Sequence[ReferenceValue], now: float) -> None:
-        self._now = now
-        self._named: dict[str, list[ReferenceValue]] = {}
-        for value in values:
-            self._named.setdefault(value.name, []).append(value)
-
-    def entries(self, name: str) -> list[ReferenceValue]:
-        return [value for value in self.history(name) if value.state(self._now) == ACTIVE]
-
-    def history(self, name: str) -> list[ReferenceValue]:
-        return self._named.get(name, [])
-
-    def query(self, name: str) -> Any:
-        return combine(self.entries(name))
+# Refusals of evidence that another date, other collateral or roots may undo. A wrong nonce, key or audience stays wrong.
+_HEALED_BY_TIME = ("collateral-refused", "tcb-refused", "untrusted-root")
 
 
 @record
@@ -50,7 +33,7 @@ class Rules:
     none of a TEE: its recorded claims stand. `now`: for the age of reference values, Unix seconds."""
 
     policies: Mapping[str, rego.Policy]
-    references: FixedValues
+    references: FixedReferences
     verifiers: Mapping[str, EvidenceVerifier]
     now: float
 
@@ -243,7 +226,7 @@ def _verify(
     recorded = each.document.get("verified")
     known = None if recorded is None else [_read_verified(value) for value in recorded]
     tee = str(each.document["tee"])
-    if tee not in verifiers:
+    if tee not in verifiers or (known is None and each.code not in _HEALED_BY_TIME):
         return known
     key = attestation.tee_public_key
     primary = verifiers[tee].verify(
@@ -267,21 +250,6 @@ def _describe(each: Recording, verdict: Verdict) -> str:
         if isinstance(sgx, Mapping):
             return f"mr_enclave {sgx.get('body', {}).get('mr_enclave')}, {sgx.get('tcb_status')}"
     return f"evidence of {each.document['tee']}"
-
-
-def override(
-    values: Sequence[ReferenceValue], retired: Sequence[tuple[str, Any]], retire: Callable[[ReferenceValue], ReferenceValue]
-) -> list[ReferenceValue]:
-    """`values` with some retired; None stands for all of a name. Raises `UsageError("not-found")` for none such."""
-    found, changed = list(values), False
-    for name, value in retired:
-        changed = False
-        for number, each in enumerate(found):
-            if each.name == name and (value is None or each.value == value):
-                found[number], changed = retire(each), True
-        if not changed:
-            raise UsageError("not-found", f"there is no such reference value under {foreign(name)}", "See `enclave-cc refvals ls`.")
-    return found
 
 
 def merge(groups: Sequence[Change]) -> list[Change]:

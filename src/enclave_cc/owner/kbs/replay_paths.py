@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Mapping
-from typing import Any
 
 from enclave_cc.errors import PeerError
 from enclave_cc.owner.collateral.stored import StoredCollateral
-from enclave_cc.owner.kbs.evidence import EvidenceVerifier
 from enclave_cc.owner.kbs.http import HttpAnswer, items_answer, json_answer
-from enclave_cc.owner.kbs.policies import PolicyStore, check_id
+from enclave_cc.owner.kbs.policies import PolicyStore
 from enclave_cc.owner.kbs.recordings import Recorder
-from enclave_cc.owner.kbs.replay import FixedValues, Replay, Rules, override
-from enclave_cc.owner.kbs.replay_evidence import make_reverifiers
+from enclave_cc.owner.kbs.replay import Replay
+from enclave_cc.owner.kbs.replay_rules import WHAT, Present, make_rules, take_number
 from enclave_cc.owner.kbs.roots import RootStore
 from enclave_cc.owner.kbs.routing import Call, Route
-from enclave_cc.owner.policy.rego import Policy
 from enclave_cc.owner.reference.store import ReferenceStore
-from enclave_cc.owner.reference.values import LAST_SECOND, ReferenceValue, Retirement
-from enclave_cc.record import record, replace
+from enclave_cc.record import record
 from enclave_cc.wire.rcar import canonical, messages
-from enclave_cc.wire.sgx.collateral import Collateral
 
 _ADMIN = f"{messages.PREFIX}/admin"
 MAX_PAGE = 1000
-_WHAT = "the replay request"
+_PAGE = 200
 
 
 @record
@@ -44,16 +38,17 @@ class ReplayPaths:
         )
 
     def _replay(self, call: Call) -> HttpAnswer:
-        """{"policies": {id: text}, "reference_values": [...], "retire": [{"name", "value"}], "at", "since", "collateral":
-        [documents], "after", "limit"}, all optional, to {"changes", "judged", "skipped", "next"}; `next` is the `after` of
-        the following page, null when there is none."""
-        body = canonical.parse_object(call.body, _WHAT)
-        after, limit = _number(body, "after", 0), _number(body, "limit", 200)
-        since, at = _optional_number(body, "since"), _optional_number(body, "at")
+        """A request of `replay_rules` with `since`, `after` and `limit`, to {"changes", "judged", "skipped", "next"}; `next`
+        is the `after` of the following page, null when there is none."""
+        body = canonical.parse_object(call.body, WHAT)
+        after, limit = take_number(body, "after") or 0, take_number(body, "limit")
+        limit = _PAGE if limit is None else limit
         if not 1 <= limit <= MAX_PAGE:
             raise PeerError("malformed", f"limit is 1 to {MAX_PAGE}")
-        recordings = self.recorder.list(after=after, since=since, limit=limit)
-        replay = Replay(*self._make_rules(body, at), self.recorder.find_attestation)
+        present = Present(self.policies.snapshot(), self.references.list(), self.roots, StoredCollateral(self.roots))
+        rules = make_rules(body, present, time.time())
+        recordings = self.recorder.list(after=after, since=take_number(body, "since"), limit=limit)
+        replay = Replay(*rules, self.recorder.find_attestation)
         replay.run(recordings)
         return json_answer(
             {
@@ -63,30 +58,6 @@ class ReplayPaths:
                 "next": recordings[-1].number if len(recordings) == limit else None,
             }
         )
-
-    def _make_rules(self, body: Mapping[str, Any], at: int | None) -> tuple[Rules | None, Rules]:
-        now, values, policies = time.time(), self.references.list(), self.policies.snapshot()
-        active = Rules(policies, FixedValues(values, now), {}, now)
-        collateral = [Collateral.parse(_take_text(document)) for document in _take_list(body, "collateral")]
-        changed = dict(policies)
-        for policy_id, text in (canonical.take_object(body, "policies", _WHAT) if "policies" in body else {}).items():
-            check_id(policy_id)
-            changed[policy_id] = Policy(policy_id, _take_text(text))
-        given = body.get("reference_values")
-        others = values if given is None else [ReferenceValue.from_json(item) for item in _take_list(body, "reference_values")]
-        retired = [
-            (canonical.take_text(item, "name", _WHAT), item.get("value"))
-            for item in _take_list(body, "retire")
-            if isinstance(item, Mapping)
-        ]
-        others = override(others, retired, lambda value: replace(value, retired=Retirement(int(now), "replay", "")))
-        moment = now if at is None else float(at)
-        verifiers: Mapping[str, EvidenceVerifier] = {}
-        if at is not None or collateral:
-            verifiers = make_reverifiers(self.roots, StoredCollateral(self.roots), collateral, moment)
-        after = Rules(changed, FixedValues(others, moment), verifiers, moment)
-        nothing = changed == policies and given is None and not retired and not verifiers
-        return None if nothing else active, after
 
     def _list(self, call: Call) -> HttpAnswer:
         query = call.request.query
@@ -122,30 +93,3 @@ class ReplayPaths:
                 ],
             }
         )
-
-
-def _take_list(body: Mapping[str, Any], name: str) -> list[Any]:
-    value = body.get(name, [])
-    if not isinstance(value, list):
-        raise PeerError("malformed", f"{name} of {_WHAT} is no list")
-    return value
-
-
-def _take_text(value: object) -> str:
-    if not isinstance(value, str):
-        raise PeerError("malformed", f"a policy or document of {_WHAT} is no text")
-    return value
-
-
-def _number(body: Mapping[str, Any], name: str, default: int) -> int:
-    found = _optional_number(body, name)
-    return default if found is None else found
-
-
-def _optional_number(body: Mapping[str, Any], name: str) -> int | None:
-    value = body.get(name)
-    if value is None:
-        return None
-    if type(value) is not int or not 0 <= value <= LAST_SECOND:
-        raise PeerError("malformed", f"{name} of {_WHAT} is no number from 0 on")
-    return value

@@ -31,7 +31,7 @@ import yaml
 from enclave_cc.errors import UsageError, foreign
 from enclave_cc.owner.policy import appraisal, defaults, layout, lint, rego, release, syntax
 from enclave_cc.owner.policy.reasons import Reason
-from enclave_cc.owner.reference.values import ReferenceValue, combine
+from enclave_cc.owner.reference.values import FixedReferences
 from enclave_cc.record import record
 
 PASS, FAIL, ERROR = "pass", "fail", "error"
@@ -56,27 +56,6 @@ class Result:
         return {"name": self.name, "outcome": self.outcome, "why": list(self.why)}
 
 
-class FixedReferences:
-    """A `ReferenceSource` of plain values by name; a list is a list of members."""
-
-    def __init__(self, named: Mapping[str, Any]) -> None:
-        self._named = {
-            name: [ReferenceValue(name, item) for item in value]
-            if isinstance(value, list) and value
-            else [ReferenceValue(name, value, member=False)]
-            for name, value in named.items()
-        }
-
-    def entries(self, name: str) -> list[ReferenceValue]:
-        return self._named.get(name, [])
-
-    def history(self, name: str) -> list[ReferenceValue]:
-        return self.entries(name)
-
-    def query(self, name: str) -> Any:
-        return combine(self.entries(name))
-
-
 def run_cases(name: str, text: str, read: Callable[[str], str]) -> Iterator[Result]:
     """The cases of a file; `read` gives the text of a policy that it names. Raises `UsageError("usage")` for a file of
     another form, `UsageError("policy-invalid")` for a policy that does not compile."""
@@ -91,7 +70,7 @@ def run_cases(name: str, text: str, read: Callable[[str], str]) -> Iterator[Resu
         shared, own = document.get("reference_values", {}), case.get("reference_values", {})
         if not isinstance(shared, Mapping) or not isinstance(own, Mapping):
             raise UsageError("usage", f"{label}: reference_values is no mapping of names to values")
-        yield _run_case(label, case, attestation, release_policy, FixedReferences({**shared, **own}))
+        yield _run_case(label, case, attestation, release_policy, FixedReferences.of_plain({**shared, **own}))
 
 
 def _read_policies(name: str, document: Mapping[str, Any], read: Callable[[str], str]) -> tuple[rego.Policy, rego.Policy]:

@@ -5,6 +5,7 @@ The conditions come from `trace` and are those of the owner's own policies; what
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from enclave_cc.errors import UsageError
-from enclave_cc.owner.policy import layout, rego, trace
+from enclave_cc.owner.policy import layout, lint, rego, syntax, trace
 from enclave_cc.owner.policy.reasons import Reason
 from enclave_cc.owner.reference.values import EXPIRED, MR_ENCLAVE, RETIRED, ReferenceSource, ReferenceValue
 from enclave_cc.record import record, replace
@@ -75,10 +76,9 @@ def _explain_claim(claim: str, evidence: Mapping[str, Any], policy: rego.Policy,
     sgx = lasting.get("sgx")
     if isinstance(sgx, Mapping) and isinstance(sgx.get("body"), Mapping):
         lasting["sgx"] = {**sgx, "body": {**sgx["body"], "report_data": ""}}
-    known = {name: [value.to_json() for value in context.references.history(name)] for name in (MR_ENCLAVE, "sgx_mr_signer")}
-    key = canonical.encode(
-        [claim, policy.id, policy.version, policy.digest, lasting, known, context.references.query("sgx_tcb_status")]
-    )
+    asked = _names_asked(policy.id, policy.text)
+    known = {name: [(v.to_json(), v.state(context.now)) for v in context.references.history(name)] for name in asked}
+    key = canonical.encode([claim, policy.id, policy.version, policy.digest, lasting, known])
     with _cache_lock:
         found = _cache.get(key)
     if found is None:
@@ -90,6 +90,12 @@ def _explain_claim(claim: str, evidence: Mapping[str, Any], policy: rego.Policy,
             if len(_cache) > _CACHED:
                 _cache.popitem(last=False)
     return found
+
+
+@functools.lru_cache(maxsize=64)
+def _names_asked(policy_id: str, text: str) -> tuple[str, ...]:
+    """The reference values that a policy asks for by name, and those that advice looks at."""
+    return tuple(sorted({MR_ENCLAVE, *(name for name, _ in lint.reference_names(syntax.parse(policy_id, text)))}))
 
 
 def _only_of(evidence: Mapping[str, Any], failures: list[trace.Failure]) -> list[trace.Failure]:

@@ -149,6 +149,34 @@ def combine(entries: Sequence[ReferenceValue]) -> Any:
     return [entry.value for entry in entries] or None
 
 
+class FixedReferences:
+    """A `ReferenceSource` of values that do not change, at one moment (Unix seconds)."""
+
+    def __init__(self, values: Sequence[ReferenceValue], now: float = 0.0) -> None:
+        self._now = now
+        self._named: dict[str, list[ReferenceValue]] = {}
+        for value in values:
+            self._named.setdefault(value.name, []).append(value)
+
+    @classmethod
+    def of_plain(cls, named: Mapping[str, Any]) -> FixedReferences:
+        """Of plain values by name; a list that is not empty is a list of members."""
+        values = []
+        for name, value in named.items():
+            members = isinstance(value, list) and bool(value)
+            values += [ReferenceValue(name, item, member=members) for item in (value if members else [value])]
+        return cls(values)
+
+    def entries(self, name: str) -> list[ReferenceValue]:
+        return [value for value in self.history(name) if value.state(self._now) == ACTIVE]
+
+    def history(self, name: str) -> list[ReferenceValue]:
+        return self._named.get(name, [])
+
+    def query(self, name: str) -> Any:
+        return combine(self.entries(name))
+
+
 def parse_bundle_reference(body: bytes, *, by_signer: bool = False) -> list[ReferenceValue]:
     """The values of a bundle's `reference.json`: {role, libos, mr_enclave, mr_signer, isv_prod_id, isv_svn}.
 
