@@ -84,6 +84,19 @@ def test_a_policy_that_gives_more(recorded: Any, tmp_path: Path) -> None:
     assert (code, changes(report)) == (1, {("release", ONE, "deny", "allow", 1)})
 
 
+def test_another_attestation_policy(recorded: Any, tmp_path: Path) -> None:
+    stricter = recorded.admin.get_policy("attestation")["text"].replace(
+        "input.sgx.tcb_status in", "input.sgx.tcb_eval_num > 9000\n\tinput.sgx.tcb_status in"
+    )
+    (tmp_path / "p.rego").write_text(stricter)
+    code, report = replay(recorded, "--policy", f"attestation={tmp_path / 'p.rego'}")
+    assert code == 1
+    assert ("release", TWO, "allow", "deny", 1) in changes(report)
+    (change,) = [each for each in report["changes"] if each["what"] == TWO]
+    reason = change["reasons"][0]["because"][0]["because"][0]
+    assert (reason["claim"], reason["expected"]) == ("sgx.tcb_eval_num", "more than 9000")
+
+
 def test_a_policy_of_one_path(recorded: Any, tmp_path: Path) -> None:
     (tmp_path / "p.rego").write_text(HEAD)
     code, report = replay(recorded, "--policy", f"resource-policy/{TWO}={tmp_path / 'p.rego'}")

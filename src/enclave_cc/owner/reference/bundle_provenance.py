@@ -22,7 +22,7 @@ from enclave_cc.owner.reference import statement
 from enclave_cc.owner.reference.statement import Build, Dependency
 
 PROVENANCE_FILE, STATEMENT_FILE = "provenance.json", "reference.dsse.json"
-DEFAULT_BUILDER = "https://confidentialcontainers.org/enclave-cc/bundle-build"
+DEFAULT_BUILDER = "urn:enclave-cc:bundle-build"
 _GIT_SECONDS = 10
 
 

@@ -26,7 +26,7 @@ from enclave_cc.wire.rcar import canonical
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
-BUILD_TYPE = "https://confidentialcontainers.org/enclave-cc/bundle/v1"
+BUILD_TYPE = "urn:enclave-cc:bundle:v1"
 _WHAT = "the statement"
 _MEASUREMENTS = ("mr_signer", "isv_prod_id", "isv_svn", "role", "libos", "debug")
 
