@@ -60,6 +60,12 @@ def test_a_draft_then_a_switch_then_back(kbs: Any, enclave: Any, tmp_path: Path)
     assert allowed(kbs, enclave)
 
 
+def test_a_policy_that_never_allows_is_stored_with_a_word(kbs: Any, tmp_path: Path) -> None:
+    text = HEAD + 'allow if input.submods.cpu0["ear-status"] == "affirming"\n'
+    done = kbs.cli("policy", "set", "release", write(tmp_path / "p", text), "--draft")
+    assert "error unknown-claim" in done.stderr
+
+
 def test_two_at_once_or_none(kbs: Any, enclave: Any, tmp_path: Path) -> None:
     kbs.cli("policy", "set", "resource-policy/other", write(tmp_path / "a", HEAD), "--draft")
     kbs.cli("policy", "set", "resource-policy/other/key", write(tmp_path / "b", HEAD + "allow if input.submods\n"), "--draft")

@@ -16,6 +16,7 @@ from enclave_cc.errors import UsageError
 from enclave_cc.owner.cli.policy_files import read_policy
 from enclave_cc.owner.kbs.client import AdminClient
 from enclave_cc.owner.kbs.directory import DIRECTORY_HELP
+from enclave_cc.owner.policy import lint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +74,10 @@ def _client(arguments: argparse.Namespace) -> AdminClient:
 
 
 def _set(arguments: argparse.Namespace) -> None:
-    made = _client(arguments).set_policy(arguments.policy, read_policy(arguments.file), draft=arguments.draft, note=arguments.note)
+    text = read_policy(arguments.file)
+    made = _client(arguments).set_policy(arguments.policy, text, draft=arguments.draft, note=arguments.note)
+    for finding in lint.lint(arguments.file, text).findings:  # it compiles, and may still never allow anything
+        print(f"{arguments.file}:{finding.line}: {finding.severity} {finding.check}: {finding.message}", file=sys.stderr)
     name = f"{made['id']}={made['version']}"
     if arguments.draft:
         print(f"{name} is a draft; activate it with: enclave-cc policy activate {name}")
