@@ -45,9 +45,6 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (directory / "0005_five.sql").write_text("INSERT INTO one VALUES ('a;b', NULL);\n")
     (directory / "README").write_text("no migration")
     monkeypatch.setattr(migration, "_directory", lambda: directory)
-    # A test may add a file to these, and whoever comes next has the program's own.
-    names = migration.list_names.__wrapped__
-    monkeypatch.setattr(migration, "list_names", names)
     return directory
 
 
