@@ -6,18 +6,17 @@ made here, instead of by each fork, is there once.
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 _M_ARENA_MAX = -8  # malloc.h
-_PR_SET_MEMORY_MERGE = 67  # since Linux 6.4
+_MADV_MERGEABLE = 12  # mman.h
 
 
 def load_all() -> None:
     """Imports, and what modules make at their first use."""
-    import ctypes
-
     from enclave_cc import record
     from enclave_cc.errors import EnclaveCcError
     from enclave_cc.host.sandbox import agent_client, configuration, control_client, init_data, streams  # noqa: F401
@@ -30,9 +29,19 @@ def load_all() -> None:
     _enlarge_interned()
     libc = ctypes.CDLL(None)
     libc.mallopt(_M_ARENA_MAX, 1)  # else each thread has one of its own
-    # Most pages that forks copied are alike in all of them: a node that runs KSM keeps them once. No secret of an owner is
-    # in a shim. Where KSM does not run, this does nothing.
-    libc.prctl(_PR_SET_MEMORY_MERGE, 1, 0, 0, 0)
+    _offer_for_merging(libc)
+
+
+def _offer_for_merging(libc: ctypes.CDLL) -> None:
+    """Most pages that forks copied are alike in all of them: a node that runs KSM keeps them once, and no other does anything.
+
+    Mapping by mapping, as prctl(PR_SET_MEMORY_MERGE) would go on to whatever forks execute, workloads included.
+    """
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        place, mode, _, _, inode, *name = line.split(maxsplit=5)
+        if mode == "rw-p" and inode == "0" and (not name or name[0] == "[heap]"):
+            start, end = (int(number, 16) for number in place.split("-"))
+            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_MERGEABLE)
 
 
 def _enlarge_interned() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -309,3 +310,15 @@ def test_the_launcher_starts_without_site(short_path: Path) -> None:
     assert json.dumps("/a b").replace('"', "'") in text
     refused = subprocess.run([program, "start"], capture_output=True, text=True, check=False)
     assert refused.returncode == 1 and "-namespace" in refused.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/ksm_stat").exists(), reason="this kernel does not tell")
+def test_memory_is_offered_for_merging_by_shims_and_not_by_what_they_execute() -> None:
+    program = "import os; from enclave_cc.host.shim import preloading; preloading.load_all(); "
+    program += "print(open('/proc/self/ksm_stat').read(), flush=True); os.execv('/bin/cat', ['cat', '/proc/self/ksm_stat'])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=20)
+    if "ksm_mergeable" not in done.stdout:
+        pytest.skip("this kernel does not tell")
+    ours, theirs = re.findall(r"ksm_mergeable: (\w+)", done.stdout)
+    assert (ours, theirs) == ("yes", "no")
+    assert "ksm_merge_any: yes" not in done.stdout
