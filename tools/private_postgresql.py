@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 PASSWORD = "correct horse"
-_BIN = Path("/usr/lib/postgresql/15/bin")
+_ROOT = Path("/usr/lib/postgresql")  # where Debian keeps each version
 _START_SECONDS = 60
 
 
@@ -47,7 +47,7 @@ class PrivatePostgresql:
         return str(self.directory / "data")
 
     def start(self) -> None:
-        command = [str(_BIN / "postgres"), "-D", self._data]
+        command = [str(_find("postgres")), "-D", self._data]
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen([*_become(), *command], stdout=log, stderr=log, cwd="/")
         end = time.monotonic() + _START_SECONDS
@@ -94,7 +94,7 @@ class PrivatePostgresql:
         return f"postgresql://{user}@127.0.0.1:{self.port}/{name}"
 
     def _run(self, sql: str, database: str = "postgres", *, check: bool = True) -> subprocess.CompletedProcess[str]:
-        command = [str(_BIN / "psql"), "-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h", str(self.directory)]
+        command = [str(_find("psql")), "-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h", str(self.directory)]
         done = subprocess.run(
             [*command, "-p", str(self.port), "-d", database, "-c", sql], capture_output=True, text=True, timeout=60, check=False
         )
@@ -104,11 +104,19 @@ class PrivatePostgresql:
 
     def _as_user(self, program: str, *arguments: str) -> None:
         done = subprocess.run(
-            [*_become(), str(_BIN / program), *arguments], capture_output=True, text=True, cwd="/", timeout=120, check=False
+            [*_become(), str(_find(program)), *arguments], capture_output=True, text=True, cwd="/", timeout=120, check=False
         )
         if done.returncode:
             shutil.rmtree(self.directory, ignore_errors=True)
             raise RuntimeError(done.stdout + done.stderr)
+
+
+def _find(program: str) -> Path:
+    """Of the newest version that is installed."""
+    found = sorted(_ROOT.glob(f"*/bin/{program}"), key=lambda path: int(path.parts[-3]))
+    if not found:
+        raise RuntimeError(f"there is no {program} below {_ROOT}: install Debian's postgresql, as tools/setup.sh does")
+    return found[-1]
 
 
 def _become() -> list[str]:
