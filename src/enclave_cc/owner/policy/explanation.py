@@ -118,6 +118,16 @@ def _make_reason(failure: trace.Failure, policy: rego.Policy, evidence: Mapping[
         place={"policy": policy.id, "version": policy.version, "line": failure.line},
         because=tuple(_make_reason(inner, policy, evidence, context) for inner in failure.because),
     )
+    unset = [name for name in failure.names if context.references.query(name) is None]
+    if path is None and unset:
+        signer = unset[0] == "sgx_mr_signer"
+        return replace(
+            reason,
+            claim=f"reference value {unset[0]}",
+            expected="a value",
+            advice="nothing is accepted by this name; that may be meant",
+            command="enclave-cc refvals add --by-signer BUNDLE" if signer else f"enclave-cc refvals set {unset[0]} VALUE",
+        )
     sgx = evidence.get("sgx")
     if isinstance(sgx, Mapping) and claim.startswith("sgx."):
         return _advise(reason, failure, sgx, context)

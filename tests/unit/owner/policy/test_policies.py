@@ -149,6 +149,15 @@ def test_reasons_name_the_nearest_measurement() -> None:
     assert "version 3" in tree["rule"]
 
 
+def test_a_reference_value_that_is_not_set_is_named() -> None:
+    denial = ask(judge(evidence(mr_enclave="ab" * 32)))
+    assert isinstance(denial, release.Denial)
+    first, second = denial.reasons[0].because[0].because
+    assert (first.claim, first.command) == ("sgx.body.mr_enclave", "enclave-cc refvals add BUNDLE")
+    assert (second.claim, second.found) == ("reference value sgx_mr_signer", None)
+    assert "--by-signer" in second.command
+
+
 def test_a_policy_that_says_no_to_good_evidence_gives_no_claim_away() -> None:
     denial = ask(judge(evidence()), policy=rego.Policy("p", "package policy\nimport rego.v1\ndefault allow := false\n"))
     assert isinstance(denial, release.Denial)
