@@ -98,6 +98,7 @@ class PostgresDatabase:
         self._conninfo = conninfo
         self._password = password
         self._timeouts = timeouts or Timeouts()
+        self._gone_at = float("-inf")
         self._in_use: set[_Connection] = set()
         self._in_use_lock = threading.Lock()
         self._closing = threading.Event()
@@ -161,14 +162,18 @@ class PostgresDatabase:
                     self._in_use.discard(connection)
 
     def _connect(self, synchronous_commit: str) -> _Connection:
-        """Tries for as long as `connect` allows: a server that restarts is soon there again."""
-        end = time.monotonic() + self._timeouts.connect
+        """Tries for as long as `connect` allows, as a server that restarts is soon there again; and only once when that was
+        in vain lately, so that requests do not queue up behind a server that is gone."""
+        wait = self._timeouts.connect
+        gone = time.monotonic() - self._gone_at < 2 * wait
+        end = time.monotonic() + (0 if gone else wait)
         while True:
             try:
                 return self._connect_once(synchronous_commit)
             except psycopg.OperationalError as error:
                 passing = any(words in str(error) for words in _PASSING)
                 if not passing or time.monotonic() + _RETRY_SECONDS > end or self._closing.wait(_RETRY_SECONDS):
+                    self._gone_at = time.monotonic()
                     raise
 
     def _connect_once(self, synchronous_commit: str) -> _Connection:

@@ -215,6 +215,35 @@ def test_a_server_that_starts_late_is_waited_for(postgresql: Any, tmp_path: Path
         server.stop()
 
 
+def test_a_server_that_is_gone_is_tried_once_a_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import psycopg
+
+    from private_postgresql import PrivatePostgresql
+
+    server = PrivatePostgresql()
+    try:
+        server.start()
+        database = open_database(DatabaseSettings(server.url("postgres"), connect_timeout=1), tmp_path)
+        server.kill()
+        tries: list[int] = []
+        original = psycopg.connect
+        monkeypatch.setattr(psycopg, "connect", lambda *a, **k: (tries.append(1), original(*a, **k))[1])
+        counts = []
+        for _ in range(3):
+            tries.clear()
+            with pytest.raises(EnvironmentFault), database.read():
+                raise AssertionError
+            counts.append(len(tries))
+        assert counts[0] > 1
+        assert counts[1:] == [1, 1]
+        server.start()
+        with database.read() as db:
+            assert db.execute("SELECT 1").fetchone() == (1,)
+        database.close()
+    finally:
+        server.stop()
+
+
 def test_no_server(tmp_path: Path) -> None:
     settings = DatabaseSettings("postgresql://kbs@127.0.0.1:1/kbs", connect_timeout=0.2)
     with pytest.raises(EnvironmentFault) as down:
