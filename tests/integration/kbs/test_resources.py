@@ -68,6 +68,8 @@ def test_tags_versions_and_history_by_command_line(kbs: Any, tmp_path: Path) -> 
     assert "live=,team=blue" in kbs.cli("resource", "ls", "cli/tags/").stdout
     assert json.loads(kbs.cli("resource", "ls", "--tag", "team=red", "--json").stdout) == []
     assert kbs.cli("resource", "get", "cli/tags/a", "--version", "1").stdout == "one"
+    shown = json.loads(kbs.cli("resource", "get", "cli/tags/a", "--json").stdout)
+    assert shown == {"path": "cli/tags/a", "version": 2, "value": base64.b64encode(b"two").decode()}
     kbs.cli("resource", "rm", "cli/tags/a")
     history = json.loads(kbs.cli("resource", "history", "cli/tags/a", "--json").stdout)
     assert [(each["version"], each["size"], each["author"], each["removed_by"]) for each in history] == [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import base64
+import json
 import os
 import sys
 from datetime import UTC, datetime
@@ -40,8 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     every.add_argument("--dry-run", action="store_true", help="only tell what would be set")
     for action in (put, get, tag, history, remove, listing, every):
         action.add_argument("--kbs", metavar="DIR", help=f"KBS directory; {DIRECTORY_HELP}")
-        if action is not get:
-            action.add_argument("--json", action="store_true")
+        action.add_argument("--json", action="store_true", help="the value in base64" if action is get else None)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -54,7 +55,11 @@ def run(arguments: argparse.Namespace) -> int:
             if arguments.json:
                 console.print_value({"path": path, "version": version})
         case "get":
-            _write(client.get_resource(path, arguments.version), arguments.output)
+            version, value = client.read_resource(path, arguments.version)
+            if arguments.json:
+                document = {"path": path, "version": version, "value": base64.b64encode(value).decode()}
+                value = json.dumps(document, indent=2, sort_keys=True).encode() + b"\n"
+            _write(value, arguments.output)
         case "tag":
             changed = client.tag_resource(path, dict(_parse_change(text) for text in arguments.tags))
             if arguments.json:

@@ -75,8 +75,13 @@ class AdminClient:
 
     def get_resource(self, path: str, version: int | None = None) -> bytes:
         """The latest, or the given, value. Raises `UsageError("not-found")`."""
+        return self.read_resource(path, version)[1]
+
+    def read_resource(self, path: str, version: int | None = None) -> tuple[int, bytes]:
+        """(version, value). Raises `UsageError("not-found")`."""
         query = "" if version is None else f"?version={version}"
-        return self._request("GET", f"admin/resources/{_check_path(path)}{query}").body
+        answer = self._request("GET", f"admin/resources/{_check_path(path)}{query}")
+        return _parse_version(answer), answer.body
 
     def delete_resource(self, path: str) -> None:
         """Raises `UsageError("not-found")`."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 from enclave_cc.crypto import aead, kdf
 from enclave_cc.crypto.secret import Secret
-from enclave_cc.errors import EnvironmentFault, PeerError
+from enclave_cc.errors import EnvironmentFault, PeerError, UsageError
 from enclave_cc.record import record
 
 KEY_SIZE = 32
@@ -66,6 +66,14 @@ class Keyring:
         ciphers = {compute_key_id(key): aead.Aead(key) for key in keys}
         self._ciphers, self._active, self._read_at = ciphers, next(iter(ciphers)), time.monotonic()
 
+    def _follow(self, read_again: Callable[[], Sequence[Secret]]) -> None:
+        """A source that cannot be read now is this machine's trouble, not the caller's: sealing under keys that may be on
+        their way out would lose what is sealed, and a missing file must not look like a missing resource."""
+        try:
+            self._use(read_again())
+        except UsageError as error:
+            raise EnvironmentFault("environment", f"the store key cannot be read: {error.what}", error.fix) from error
+
     @property
     def active_id(self) -> bytes:
         return self._active
@@ -73,7 +81,7 @@ class Keyring:
     def seal(self, name: str, version: int, value: Secret) -> Sealed:
         with self._lock:
             if self._read_again is not None and time.monotonic() - self._read_at > FRESH_SECONDS:
-                self._use(self._read_again())
+                self._follow(self._read_again)
             key_id, cipher = self._active, self._ciphers[self._active]
         nonce = os.urandom(aead.NONCE_SIZE)
         return Sealed(key_id, nonce, cipher.encrypt(nonce, value.reveal(), _aad(name, version)))
@@ -92,7 +100,7 @@ class Keyring:
             return list(self._ciphers.values())
         with self._lock:
             if key_id not in self._ciphers and self._read_again is not None:
-                self._use(self._read_again())
+                self._follow(self._read_again)
             return [self._ciphers[key_id]] if key_id in self._ciphers else []
 
 

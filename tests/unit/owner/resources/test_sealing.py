@@ -132,6 +132,20 @@ def test_a_serving_store_follows(tmp_path: Path) -> None:
     assert (tmp_path / "store.key").stat().st_mode & 0o077 == 0
 
 
+def test_a_source_that_has_gone_is_a_fault_and_no_missing_resource(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "store.key").write_text(base64.b64encode(OLD.reveal()).decode())
+    source = KeyFile(tmp_path / "store.key")
+    store = VersionedStore(FileObjects(tmp_path / "r"), Keyring(source.read(), read_again=source.read))
+    store.put(A, Secret(b"1"))
+    VersionedStore(FileObjects(tmp_path / "r"), Keyring([NEW])).put(B, Secret(b"2"))
+    (tmp_path / "store.key").unlink()
+    assert store.get(A).value == Secret(b"1")  # what is known goes on
+    assert refused(lambda: store.get(B)).code == "environment"
+    monkeypatch.setattr("enclave_cc.owner.resources.sealing.FRESH_SECONDS", -1)
+    assert refused(lambda: store.put(A, Secret(b"2"))).code == "environment"
+    assert store.get(A).version == 1
+
+
 def test_a_key_id_tells_nothing_of_the_key() -> None:
     assert compute_key_id(OLD) != compute_key_id(NEW)
     assert compute_key_id(NEW) not in NEW.reveal()
@@ -208,7 +222,7 @@ def test_reseal_killed_at_any_moment(database_settings: DatabaseSettings, tmp_pa
         lambda ring: VersionedStore(FileObjects(tmp_path / "r"), ring),
         lambda ring: DatabaseResourceStore(database, ring),
     )
-    stores = [(opener, fill(opener(Keyring([OLD])), paths=12, versions=2)) for opener in openers]
+    stores = [(opener, fill(opener(Keyring([OLD])), paths=6, versions=2)) for opener in openers]
     finished = False
     for attempt in range(40):
         child = subprocess.Popen(
