@@ -8,6 +8,7 @@ packages=(
     containerd                  # what the shim and the snapshotter serve
     docker-registry skopeo umoci gocryptfs debootstrap busybox-static  # real peers for demo, tests and bench
     postgresql procps           # the KBS's shared database: a private server, started by the tests
+    chromium fonts-dejavu-core  # looks at the owner's page, for its tests
     softhsm2                    # a PKCS#11 token for the KBS's tests
     containernetworking-plugins iproute2 iptables                      # --network pod
     attr libcap2-bin make ca-certificates

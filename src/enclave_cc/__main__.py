@@ -39,6 +39,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("image inspect", _OWNER + "image_inspect", "show an image: layers, encryption, signatures"),
     Command("kbs init", _OWNER + "kbs_init", "make a KBS directory: TLS identity, token and admin keys"),
     Command("kbs serve", _OWNER + "kbs_serve", "serve the key broker"),
+    Command("kbs page", _OWNER + "kbs_page", "print a link to the owner's page of the KBS"),
     Command("kbs token", _OWNER + "kbs_token", "rotate the key that signs attestation tokens"),
     Command("kbs migrate", _OWNER + "kbs_migrate", "bring the KBS's database to this program's schema"),
     Command("kbs root", _OWNER + "kbs_root", "name the platform roots that the KBS trusts"),

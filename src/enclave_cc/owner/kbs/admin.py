@@ -108,17 +108,31 @@ class AdminGate:
     def authorize(self, token: str | None, method: str, path: str, *, certificate: bool = False) -> Administrator:
         """The administrator behind `token`, for a request. `certificate`: TLS has verified one of the client.
 
+        1. `identify` knows who it is.
+        2. The role covers the path.
+
+        Raises `PeerError`: "unauthenticated" or "forbidden" (1), "forbidden" (2).
+        """
+        # 1
+        who = self.identify(token, certificate=certificate)
+        # 2
+        if not who.scope.covers(method, path):
+            raise PeerError("forbidden", "the role of this token does not cover this path")
+        return who
+
+    def identify(self, token: str | None, *, certificate: bool = False) -> Administrator:
+        """The administrator behind `token`, whatever the role covers.
+
         1. There is a client certificate, where the configuration wants one; and a token.
         2. An identity provider's key signed the token, with that key's algorithm.
         3. Issuer and audience are that provider's, where it has them.
         4. It has `exp` and has not expired; if it has `nbf`, that is past.
-        5. Its `role` is known, and covers the path.
+        5. Its `role` is known.
 
         Raises `PeerError`: "unauthenticated" (1-4) or "forbidden" (5).
         """
         # 1
-        if self._client_certificates and not certificate:
-            raise PeerError("unauthenticated", "this path needs a client certificate", "Present one of the configured authority.")
+        self._check_certificate(certificate)
         if token is None:
             raise PeerError("unauthenticated", "this path needs an admin token", "Send it as `Authorization: Bearer`.")
         # 2, 3
@@ -132,9 +146,23 @@ class AdminGate:
         # 5
         name = claims.get("role", self._default_role)
         role = self._roles.get(name) if isinstance(name, str) else None
-        if role is None or not role.covers(method, path):
+        if role is None:
             raise PeerError("forbidden", "the role of this token does not cover this path")
         return Administrator(foreign(claims.get("sub", "")), str(name), provider.name, role)
+
+    def resume(self, subject: str, role: str, provider: str, *, certificate: bool = False) -> Administrator:
+        """Somebody whom `identify` knew before, with what the role covers now.
+
+        Raises `PeerError`: "unauthenticated" without the certificate that is wanted, or when provider or role are gone."""
+        self._check_certificate(certificate)
+        scope = self._roles.get(role)
+        if scope is None or all(each.name != provider for each in self._providers):
+            raise PeerError("unauthenticated", "this session's role, or who vouched for it, is not known any more")
+        return Administrator(subject, role, provider, scope)
+
+    def _check_certificate(self, certificate: bool) -> None:
+        if self._client_certificates and not certificate:
+            raise PeerError("unauthenticated", "this path needs a client certificate", "Present one of the configured authority.")
 
     def _verify(self, token: str) -> tuple[IdentityProvider, Mapping[str, object]]:
         """The first provider that stands behind the token: the same key may serve two of them, for two audiences."""

@@ -30,6 +30,7 @@ from enclave_cc.owner.kbs.token_keys import TokenKeys, read_key_set
 from enclave_cc.owner.kbs.tokens import LEEWAY, TokenIssuer
 from enclave_cc.owner.kbs.trusted_issuers import TrustedIssuers
 from enclave_cc.owner.kbs.verifiers import make_verifiers
+from enclave_cc.owner.page.sessions import PageSessions
 from enclave_cc.owner.reference.store import ReferenceStore
 from enclave_cc.owner.storage import migration
 from enclave_cc.owner.storage.generations import Generations
@@ -108,6 +109,7 @@ def assemble(
             Readiness(database),
             metrics,
             public_metrics=config.metrics_listen is None,
+            page=PageSessions(store_keys.read()[0], lifetime=config.page_lifetime) if config.page else None,
         )
         trail.start([(state.id, state.version) for state in policies.list() if state.version is not None])
         yield KbsServer(routes, config.limits, context, metrics_listen=config.metrics_listen)

@@ -41,6 +41,8 @@ class KbsConfig:
     collateral: CollateralSettings = field(default_factory=CollateralSettings)
     plugins: Mapping[str, PluginSettings] = field(default_factory=dict)
     resources: ResourceSettings = field(default_factory=ResourceSettings)
+    page: bool = True
+    page_lifetime: int = 3600
 
     @classmethod
     def load(cls, directory: KbsDirectory) -> KbsConfig:
@@ -81,6 +83,8 @@ class KbsConfig:
                 checkpoint_every=reader.take("audit", "checkpoint_every", int, 60),
                 deadline=float(reader.take("audit", "deadline", int, 30)),
             ),
+            page=reader.take("page", "serve", bool, True),
+            page_lifetime=reader.take("page", "lifetime", int, 3600),
             recording=RecordingSettings.read(reader.section("recording")),
             collateral=CollateralSettings.read(reader.section("collateral"), directory.path),
             plugins={name: PluginSettings.read(plugins.inner(name, value)) for name, value in plugins.rest()},
@@ -90,7 +94,7 @@ class KbsConfig:
         numbers = [limits.request_deadline, limits.body_limit, limits.end_deadline, config.session_lifetime, config.token_lifetime]
         database = config.database
         numbers += [database.pool, database.connect_timeout, database.statement_timeout, database.lock_timeout]
-        numbers += [config.audit.checkpoint_every, config.audit.deadline]
+        numbers += [config.audit.checkpoint_every, config.audit.deadline, config.page_lifetime]
         for number in numbers:
             if number <= 0:
                 raise UsageError("bad-config", f"{directory.configuration}: numbers must be above 0")
@@ -109,6 +113,7 @@ _SETTINGS = {
     "session": {"lifetime"},
     "token": {"issuer", "lifetime", "trusted"},
     "attestation": {"tees", "rsa1_5", "plugins"},
+    "page": {"serve", "lifetime"},
     "audit": {"checkpoint_every", "deadline"},
     "metrics": {"listen"},
     "database": {"url", "password_file", "pool", "connect_timeout", "statement_timeout", "lock_timeout"},

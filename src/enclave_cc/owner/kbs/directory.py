@@ -239,6 +239,10 @@ lock_timeout = 10        # seconds to wait for another writer
 checkpoint_every = 60    # seconds after which an append signs a checkpoint
 deadline = 30            # seconds that a request may wait for its entry to be on disk
 
+[page]                   # the owner's page at /page, for who has an admin token
+serve = true
+lifetime = 3600          # seconds that somebody stays in
+
 [recording]              # evidence and requests as they came, for `policy replay`; nothing secret
 enabled = true
 count = 20000            # the newest so many are kept,

@@ -25,6 +25,7 @@ class HttpRequest:
     body: bytes
     certificate: bool = False
     id: str = ""
+    page: str | None = None  # the cookie of the owner's page
 
 
 @record

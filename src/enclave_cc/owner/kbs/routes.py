@@ -28,6 +28,8 @@ from enclave_cc.owner.kbs.request_ids import CURRENT
 from enclave_cc.owner.kbs.resource_paths import ResourcePaths
 from enclave_cc.owner.kbs.roots import RootStore
 from enclave_cc.owner.kbs.routing import ADMIN, PUBLIC, Call, Match, Route, Table
+from enclave_cc.owner.page.paths import PagePaths
+from enclave_cc.owner.page.sessions import PageSessions
 from enclave_cc.owner.reference.store import ReferenceStore
 from enclave_cc.owner.resources.store import ResourceStore
 from enclave_cc.wire.rcar import messages
@@ -49,14 +51,17 @@ class Routes:
         readiness: Readiness,
         metrics: Metrics,
         public_metrics: bool = True,
+        page: PageSessions | None = None,
     ) -> None:
-        """`public_metrics`: whether `/metrics` is among the paths, or served at an address of its own."""
+        """`public_metrics`: whether `/metrics` is among the paths, or served at an address of its own; `page`: who may look
+        at the owner's page, None if there is none."""
         self.metrics = metrics
         self.broker = broker
         self.roots = roots
         self.log = trail.events
         self.readiness = readiness
         self._gate = gate
+        pages = () if page is None else PagePaths(gate, page, lambda: self.table, self.log).routes()
         self.table = Table(
             (
                 Route("GET", "/healthz", lambda _: HttpAnswer(content_type=TEXT), PUBLIC),
@@ -70,6 +75,7 @@ class Routes:
                 *DecisionPaths(broker.decisions, roots).routes(),
                 *ReplayPaths(broker.recorder, policies, references, roots).routes(),
                 *AuditPaths(trail.log, audit).routes(),
+                *pages,
             )
         )
 

@@ -30,6 +30,7 @@ from enclave_cc.owner.kbs.request_ids import CURRENT, HEADER, new_request_id
 from enclave_cc.owner.kbs.routes import Routes
 from enclave_cc.owner.kbs.routing import ADMIN, Match
 from enclave_cc.owner.kbs.workers import BACKLOG, explain_listen
+from enclave_cc.owner.page.sessions import COOKIE as PAGE_COOKIE
 from enclave_cc.record import replace
 from enclave_cc.wire.rcar import messages
 
@@ -289,6 +290,7 @@ def _read_head(request: web.BaseRequest) -> HttpRequest:
         body=b"",
         certificate=_shows_certificate(request),
         id=new_request_id(),
+        page=request.cookies.get(PAGE_COOKIE),
     )
 
 

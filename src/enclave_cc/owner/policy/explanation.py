@@ -36,7 +36,7 @@ def explain_submod(name: str, submod: Mapping[str, Any], policy: rego.Policy, co
     """A reason for each claim of a token's submodule that is not affirming."""
     evidence = submod.get(token.EVIDENCE)
     vector = submod.get(token.VECTOR)
-    rule = f"trust_claims of attestation policy {policy.id} version {policy.version}"
+    rule = f"trust_claims of attestation policy {policy.title}"
     reasons = []
     for claim, value in (vector if isinstance(vector, Mapping) else {}).items():
         tier = token.tier_of(value) if isinstance(value, int) else "contraindicated"

@@ -41,6 +41,11 @@ class Policy:
             raise UsageError("policy-invalid", f"policy {self.id} is not of `package policy`")
 
     @property
+    def title(self) -> str:
+        """For a reader. A text that was never stored has no version."""
+        return f"{self.id} version {self.version}" if self.version else f"{self.id} as given"
+
+    @property
     def digest(self) -> str:
         """SHA-384 of the text, as upstream names a policy."""
         return self.digest_of(self.text)

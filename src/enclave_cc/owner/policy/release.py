@@ -85,7 +85,7 @@ def decide(
         claim=str(request),
         found=f"allow = {json.dumps(allowed)}",
         expected="allow = true",
-        rule=f"{ALLOW} of release policy {policy.id} version {policy.version}",
+        rule=f"{ALLOW} of release policy {policy.title}",
         place={"policy": policy.id, "version": policy.version},
         advice="" if because else "the evidence is good; the policy itself does not allow this path",
         command="" if because else f"enclave-cc policy get {policy.id}",

@@ -1,0 +1,77 @@
+"""Who looks at the page: an admin token is exchanged for a cookie, which any KBS process can read.
+
+    cookie = base64url(nonce || AES-256-GCM(page key, {"subject", "role", "provider", "expires"}))
+
+The cookie names the role; what the role covers is looked up at each request, so that a role taken away is gone at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import time
+from collections.abc import Callable
+
+from enclave_cc.crypto import aead, base64url
+from enclave_cc.crypto.kdf import hkdf_sha256
+from enclave_cc.crypto.secret import Secret
+from enclave_cc.errors import PeerError
+from enclave_cc.record import record
+
+# The prefix has browsers take the cookie from this very origin only, and over TLS only.
+COOKIE = "__Host-enclave-cc-page"
+_LONGEST = 4096
+_AAD = b"enclave-cc/kbs-page/1"
+
+
+@record
+class PageSession:
+    """Somebody who showed an admin token. `form_key` goes into each form, and comes back from our own pages only."""
+
+    subject: str
+    role: str
+    provider: str
+    expires: int  # Unix seconds
+    form_key: str = ""
+
+
+class PageSessions:
+    """Safe for many threads, equal in all processes with the same store key."""
+
+    def __init__(self, store_key: Secret, *, lifetime: int, now: Callable[[], float] = time.time) -> None:
+        self._cipher = aead.Aead(hkdf_sha256(store_key, salt=b"", info=_AAD + b" cookie", size=32))
+        self._form_key = hkdf_sha256(store_key, salt=b"", info=_AAD + b" form", size=32)
+        self._lifetime = lifetime
+        self._now = now
+
+    def begin(self, subject: str, role: str, provider: str) -> str:
+        """The `Set-Cookie` of a new session."""
+        members = {"subject": subject, "role": role, "provider": provider, "expires": int(self._now()) + self._lifetime}
+        nonce = os.urandom(aead.NONCE_SIZE)
+        value = base64url.encode(nonce + self._cipher.encrypt(nonce, json.dumps(members).encode(), _AAD))
+        return f"{COOKIE}={value}; Path=/; Max-Age={self._lifetime}; Secure; HttpOnly; SameSite=Strict"
+
+    @staticmethod
+    def end() -> str:
+        """The `Set-Cookie` that takes the cookie away."""
+        return f"{COOKIE}=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Strict"
+
+    def read(self, cookie: str) -> PageSession:
+        """Raises `PeerError("unauthenticated")` for a cookie that is not ours or has expired."""
+        try:
+            raw = base64url.decode(cookie, "the page's cookie") if len(cookie) <= _LONGEST else b""
+            members = json.loads(self._cipher.decrypt(raw[: aead.NONCE_SIZE], raw[aead.NONCE_SIZE :], _AAD))
+        except PeerError as error:
+            raise PeerError("unauthenticated", "the page's cookie is not of this KBS") from error
+        if members["expires"] <= self._now():
+            raise PeerError("unauthenticated", "the page's session has expired")
+        form_key = hmac.new(self._form_key.reveal(), cookie.encode(), hashlib.sha256).hexdigest()
+        return PageSession(members["subject"], members["role"], members["provider"], members["expires"], form_key)
+
+    @staticmethod
+    def check_form(session: PageSession, given: str | None) -> None:
+        """Raises `PeerError("forbidden")` for a form that another site, or another session, has sent."""
+        if given is None or not hmac.compare_digest(given.encode(), session.form_key.encode()):
+            raise PeerError("forbidden", "this form is not of this session's page", "Load the page again.")

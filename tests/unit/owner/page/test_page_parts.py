@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enclave_cc.crypto.secret import Secret
+from enclave_cc.errors import PeerError
+from enclave_cc.owner.page import differences
+from enclave_cc.owner.page.paths import _parse_form
+from enclave_cc.owner.page.sessions import COOKIE, PageSessions
+
+KEY = Secret(bytes(range(32)))
+
+
+def cookie_of(header: str) -> str:
+    return header.removeprefix(f"{COOKIE}=").split(";")[0]
+
+
+def test_a_session_is_read_by_every_process_with_the_key() -> None:
+    cookie = cookie_of(PageSessions(KEY, lifetime=60, now=lambda: 1000).begin("alice", "team-a", "owner"))
+    session = PageSessions(KEY, lifetime=60, now=lambda: 1059).read(cookie)
+    assert (session.subject, session.role, session.provider, session.expires) == ("alice", "team-a", "owner", 1060)
+    with pytest.raises(PeerError, match="expired"):
+        PageSessions(KEY, lifetime=60, now=lambda: 1060).read(cookie)
+    with pytest.raises(PeerError, match="not of this KBS"):
+        PageSessions(Secret(bytes(32)), lifetime=60, now=lambda: 1000).read(cookie)
+
+
+def test_a_form_key_is_of_one_session() -> None:
+    sessions = PageSessions(KEY, lifetime=60)
+    first, second = (sessions.read(cookie_of(sessions.begin("alice", "admin", "owner"))) for _ in range(2))
+    sessions.check_form(first, first.form_key)
+    for given_key in (None, "", second.form_key, first.form_key[:-1]):
+        with pytest.raises(PeerError) as caught:
+            sessions.check_form(first, given_key)
+        assert caught.value.code == "forbidden"
+
+
+@given(st.text(max_size=300) | st.binary(max_size=300).map(lambda raw: raw.hex()))
+def test_any_other_cookie_is_nobody_s(text: str) -> None:
+    with pytest.raises(PeerError) as caught:
+        PageSessions(KEY, lifetime=60).read(text)
+    assert caught.value.code == "unauthenticated"
+
+
+@given(
+    st.binary(max_size=400)
+    | st.lists(st.sampled_from([b"a=1", b"a=%ff", b"&", b"=", b"%", b"b=2;", b"+", b"%C3%A9"])).map(b"".join)
+)
+def test_any_form_is_read_or_refused(body: bytes) -> None:
+    try:
+        form = _parse_form(body)
+    except PeerError:
+        return
+    assert all(isinstance(name, str) and isinstance(value, str) for name, value in form.items())
+
+
+_LINES = st.lists(st.sampled_from(["allow := true", "", "\tx", "package policy", "# a"]), max_size=14).map("\n".join)
+
+
+@given(_LINES, _LINES, st.sampled_from([None, 0, 1, 4]))
+def test_both_texts_are_in_their_differences(old: str, new: str, context: int | None) -> None:
+    lines = differences.compare(old, new, context=context)
+    before, after = old.splitlines(), new.splitlines()
+    for line in lines:
+        if line.old is not None:
+            assert line.text == before[line.old - 1]
+        if line.new is not None:
+            assert line.text == after[line.new - 1]
+    removed = {line.old for line in lines if line.kind == "removed"}
+    added = {line.new for line in lines if line.kind == "added"}
+    rest = [text for number, text in enumerate(before, 1) if number not in removed]
+    assert rest == [text for number, text in enumerate(after, 1) if number not in added]
+    if context is None:
+        assert [line.text for line in lines if line.kind in ("same", "added")] == after
