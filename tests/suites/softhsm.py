@@ -5,7 +5,9 @@ A PKCS#11 module reads its configuration once per process, so that all tests of 
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -20,6 +22,7 @@ def find_directory() -> Path:
     global _directory
     if _directory is None:
         _directory = Path(tempfile.mkdtemp(prefix="ecc-softhsm-"))
+        atexit.register(shutil.rmtree, _directory, ignore_errors=True)
         (_directory / "tokens").mkdir()
         (_directory / "softhsm2.conf").write_text(
             f"directories.tokendir = {_directory}/tokens\nobjectstore.backend = file\nlog.level = ERROR\n"
