@@ -258,6 +258,9 @@ class Node:
             "io.containerd.nri.v1.nri": {"disable": self.version < (2, 0), **nri},  # as the version has it by default
             **self.make_cri_sections(),
         }
+        if self.prepared and self.version >= (2, 0):
+            unpack = [{"platform": "linux/amd64", "snapshotter": name} for name in ("overlayfs", SNAPSHOTTER)]
+            document["plugins"]["io.containerd.transfer.v1.local"] = {"unpack_config": unpack}
         return toml_text.encode(document)
 
     def make_cri_sections(self) -> dict[str, Any]:

@@ -120,6 +120,23 @@ def test_no_layer_of_an_enclave_image_is_downloaded(
     cri.remove_image(plain)
 
 
+def test_other_clients_download_no_layer_either(
+    testbed: testbeds.Testbed, node: daemon.Node, plain: str, images: Path, requests: Requests, request: pytest.FixtureRequest
+) -> None:
+    """containerd's transfer service, by which `ctr images pull` and others have it pulled."""
+    if node.version < (2, 0):
+        pytest.skip("ctr of 1.6 and 1.7 downloads layers by itself")
+    reference = testbed.publish(f"{images}:two", name_of(request))
+    words = ("--plain-http", "--snapshotter", daemon.SNAPSHOTTER)
+    node.ctr("images", "pull", *words, f"{reference}:latest", namespace="transfer")
+    assert not layers_of(reference) & requests.digests()
+    found = node.ctr("snapshots", "--snapshotter", daemon.SNAPSHOTTER, "ls", namespace="transfer").stdout
+    assert len(found.splitlines()) - 1 == len(layers_of(reference))
+    node.ctr("images", "pull", *words, plain, namespace="transfer")  # an ordinary one, as ever
+    for image in (f"{reference}:latest", plain):
+        node.ctr("images", "rm", "--sync", image, namespace="transfer")
+
+
 def test_one_encrypted_layer_makes_the_whole_image_the_enclaves(
     testbed: testbeds.Testbed, cri: clients.Cri, images: Path, requests: Requests, request: pytest.FixtureRequest
 ) -> None:

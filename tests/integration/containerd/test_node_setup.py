@@ -152,7 +152,7 @@ def test_one_snapshotter_per_runtime(
     requests = Requests(testbed.directory / "registry.log")
     cri.pull(busybox, clients.pod(parent=PARENT, annotations={"io.containerd.cri.runtime-handler": OURS}), OURS)
     assert not layers_of(busybox) & requests.digests()
-    assert snapshots_of(machine, daemon.SNAPSHOTTER) == 1
+    assert snapshots_of(machine, daemon.SNAPSHOTTER) == len(layers_of(busybox))
     assert snapshots_of(machine, "overlayfs") == 1
     for handler, image in ((RUNC, machine.pause), (OURS, busybox)):
         expect_pod(machine, cri, tmp_path, handler, image)
@@ -222,14 +222,21 @@ def test_doctor_tells_what_changed(machine: Machine) -> None:
     assert machine.examine()[0] == "note"
     assert machine.set_up().returncode == 0
     assert machine.examine() == ("missing", "the snapshotter does not run")
-    if machine.version >= (2, 0):
-        return  # its imports hide nothing
     text = machine.config_file.read_text()
-    machine.config_file.write_text(text.replace("restrict_oom_score_adj = true", "restrict_oom_score_adj = false"))
+    if machine.version < (2, 0):
+        machine.config_file.write_text(text.replace("restrict_oom_score_adj = true", "restrict_oom_score_adj = false"))
+    else:
+        table = '[[plugins."io.containerd.transfer.v1.local".unpack_config]]'
+        machine.config_file.write_text(f'{text}\n{table}\nplatform = "linux/amd64"\nsnapshotter = "native"\n')
     assert "the drop-in hides it" in machine.examine()[1]
     assert machine.set_up().returncode == 0
     drop_in = machine.directory / "conf.d/enclave-cc.toml"
-    assert tomllib.loads(drop_in.read_text())["plugins"][machine.section]["restrict_oom_score_adj"] is False
+    repeated = tomllib.loads(drop_in.read_text())["plugins"]
+    if machine.version < (2, 0):
+        assert repeated[machine.section]["restrict_oom_score_adj"] is False
+    else:
+        unpacked = repeated["io.containerd.transfer.v1.local"]["unpack_config"]
+        assert [item["snapshotter"] for item in unpacked] == ["native", daemon.SNAPSHOTTER]
     assert machine.examine() == ("missing", "the snapshotter does not run")
     drop_in.write_text("")
     assert "changed since" in machine.examine()[1]

@@ -1,7 +1,8 @@
 """The piece of containerd's configuration that makes it know enclave-cc: snapshotter, runtime handler, image settings.
 
 Up to containerd 1.7, an imported file's section of a plug-in replaces that of the main file, so the drop-in repeats what
-is configured for CRI already. It says so in its head, with a digest of what it repeats.
+is configured for CRI already. From 2.0 on, sections are merged and lists replaced, so it repeats the list of snapshotters
+that images are unpacked for. It says so in its head.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from enclave_cc.record import record
 
 NAME = "enclave-cc"  # of the runtime handler and of the snapshotter
 RUNTIME_TYPE = "io.containerd.rune.v2"
+TRANSFER = "io.containerd.transfer.v1.local"  # 2.x: pulls for `ctr` and others that are not CRI
+_PLATFORM = "linux/amd64"
 _ANNOTATIONS = ["enclave-cc.*"]
 
 
@@ -47,7 +50,13 @@ def make(containerd: Containerd, plugins: Mapping[str, Any], choice: Choice, bef
         name: merge(merge(runtimes.get(name, {}), plugins.get(name, {})), section) for name, section in additions.items()
     }
     head = "# Written by `enclave-cc node setup --containerd`; take it out with `--undo`.\n"
-    if containerd.replaces_sections:
+    if not containerd.replaces_sections:
+        document["plugins"][TRANSFER] = {"unpack_config": _list_unpackers(plugins)}
+        head += (
+            "# containerd replaces a list by that of an imported file, so the unpack_config of the main file is repeated here.\n"
+            "# After changing it there, run `enclave-cc node setup --containerd` again.\n"
+        )
+    else:
         head += (
             "# This containerd replaces a plug-in's whole section by that of an imported file, so what the main file says of\n"
             "# CRI is repeated here. After changing it there, run `enclave-cc node setup --containerd` again.\n"
@@ -79,7 +88,15 @@ def make_sections(containerd: Containerd, choice: Choice) -> dict[str, Any]:
     return sections
 
 
-def check(before: Mapping[str, Any], dump: Mapping[str, Any], choice: Choice) -> None:
+def _list_unpackers(plugins: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """For which snapshotters the transfer service unpacks images: those configured, or its default one, and ours."""
+    configured = list(plugins.get(TRANSFER, {}).get("unpack_config") or [{"platform": _PLATFORM, "snapshotter": "overlayfs"}])
+    if any(item.get("snapshotter") == NAME for item in configured):
+        return configured
+    return [*configured, {"platform": _PLATFORM, "snapshotter": NAME}]
+
+
+def check(containerd: Containerd, before: Mapping[str, Any], dump: Mapping[str, Any], choice: Choice) -> None:
     """That containerd, with the drop-in, knows what it must and all runtimes it knew before. Raises `EnvironmentFault`."""
     _, images = _cri_of(dump)
     runtimes = _runtimes_of(dump)
@@ -92,6 +109,8 @@ def check(before: Mapping[str, Any], dump: Mapping[str, Any], choice: Choice) ->
         "the labels that snapshots need": images.get("disable_snapshot_annotations") is False,
         "the snapshotter for our handler": not choice.per_runtime
         or NAME in (runtime.get("snapshotter"), images.get("runtime_platforms", {}).get(NAME, {}).get("snapshotter")),
+        "the snapshotter for the transfer service": containerd.replaces_sections
+        or NAME in [item.get("snapshotter") for item in dump["plugins"].get(TRANSFER, {}).get("unpack_config", [])],
         "the snapshotter of the node": choice.per_runtime or images.get("snapshotter") == NAME,
     }
     missing = [name for name, holds in facts.items() if not holds]
@@ -125,8 +144,6 @@ def _describe(runtime: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def digest(containerd: Containerd, plugins: Mapping[str, Any]) -> str:
-    """Of what a drop-in made now would repeat; "" for a containerd that needs no repeating."""
-    if not containerd.replaces_sections:
-        return ""
-    section = plugins.get(CRI[containerd.schema], {})
+    """Of what a drop-in made now would repeat."""
+    section = plugins.get(CRI[containerd.schema] if containerd.replaces_sections else TRANSFER, {})
     return hashlib.sha256(toml_text.encode(section).encode()).hexdigest()

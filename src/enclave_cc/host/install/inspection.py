@@ -34,7 +34,9 @@ def _examine(settings: Configuration) -> Finding:
     found = installed.detect(str(note["binary"]), Path(str(note["containerd"])))
     ours = found.file.parent / node.DROP_IN
     if note["repeats"] != drop_in.digest(found, found.plugins(installed.read(found.file), without=ours)):
-        return Finding(_NAME, Verdict.MISSING, f"CRI's settings in {found.file} changed, and the drop-in hides it", _AGAIN)
+        return Finding(
+            _NAME, Verdict.MISSING, f"what the drop-in repeats of {found.file} changed, and the drop-in hides it", _AGAIN
+        )
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(str(settings.run / "snapshotter.sock"))

@@ -82,7 +82,7 @@ def set_up(settings: Configuration, site: Site, *, per_runtime: bool) -> list[Pa
     repeats = drop_in.digest(found, found.plugins(installed.read(site.file)))
     try:
         changes.apply(record, planned, {"containerd": str(site.file), "binary": site.binary, "repeats": repeats})
-        drop_in.check(before, found.dump(), choice)
+        drop_in.check(found, before, found.dump(), choice)
     except BaseException:
         changes.undo(record)
         raise

@@ -74,11 +74,26 @@ def test_containerd_2_with_an_older_file() -> None:
     assert document["plugins"][IMAGES] == {"runtime_platforms": {"enclave-cc": {"snapshotter": "enclave-cc"}}}
 
 
+def test_containerd_2_unpacks_for_ours_and_for_what_is_configured() -> None:
+    """Its list is replaced by that of an imported file."""
+    ours = {"platform": "linux/amd64", "snapshotter": "enclave-cc"}
+    section = make((2, 1), 3, NODE, {})["plugins"][drop_in.TRANSFER]
+    assert section == {"unpack_config": [{"platform": "linux/amd64", "snapshotter": "overlayfs"}, ours]}
+    other = {"platform": "linux/amd64", "snapshotter": "stargz", "differ": "walking"}
+    plugins = {drop_in.TRANSFER: {"unpack_config": [other], "max_concurrent_downloads": 5}}
+    assert make((2, 1), 3, NODE, plugins)["plugins"][drop_in.TRANSFER] == {"unpack_config": [other, ours]}
+    plugins = {drop_in.TRANSFER: {"unpack_config": [ours]}}
+    assert make((2, 1), 3, NODE, plugins)["plugins"][drop_in.TRANSFER] == plugins[drop_in.TRANSFER]
+    found = Containerd("containerd", (2, 1), Path("/etc/containerd/config.toml"), 3)
+    assert drop_in.digest(found, plugins) != drop_in.digest(found, {})  # so doctor sees a change
+
+
 @pytest.mark.parametrize(("version", "schema", "choice"), [((1, 6), 2, NODE), ((2, 1), 3, NODE), ((2, 1), 3, PER_RUNTIME)])
 def test_the_check_sees_what_is_missing(version: tuple[int, int], schema: int, choice: drop_in.Choice) -> None:
     before = dump_of(schema)
+    found = Containerd("containerd", version, Path("/etc/containerd/config.toml"), schema)
     after = merge(before, make(version, schema, choice, {}))
-    drop_in.check(before, after, choice)
+    drop_in.check(found, before, after, choice)
     for broken in (
         merge(after, {"proxy_plugins": {"enclave-cc": {"address": "/other"}}}),
         merge(after, {"plugins": {CRI[schema]: {"containerd": {"runtimes": {"enclave-cc": {"runtime_type": "x"}}}}}}),
@@ -88,7 +103,7 @@ def test_the_check_sees_what_is_missing(version: tuple[int, int], schema: int, c
         {**after, "plugins": {**after["plugins"], CRI[schema]: {"containerd": {"runtimes": {}}}}},
     ):
         with pytest.raises(EnvironmentFault, match="would not take"):
-            drop_in.check(before, broken, choice)
+            drop_in.check(found, before, broken, choice)
 
 
 def fake(tmp_path: Path, version: str) -> str:
