@@ -69,6 +69,13 @@ class Stream:
         causes = self.result["details"]["causes"]  # type: ignore[index]
         return int(next(cause["message"] for cause in causes if cause["reason"] == "ExitCode"))
 
+    def read_failure(self) -> str:
+        """Why there was no process; waits for it."""
+        while self._receive():
+            pass
+        assert self.result is not None and self.result["status"] == "Failure", self.result
+        return str(self.result["message"])
+
     def _receive(self) -> bool:
         """Takes one message; False at the end."""
         message = self._receive_message()

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from enclave_cc.errors import TABLE, EnvironmentFault, PeerError
 from enclave_cc.transport import ttrpc
 from enclave_cc.wire.pb import agent as messages
 from enclave_cc.wire.pb import codec, task
+from enclave_cc.wire.pb.ttrpc import Any
 
 pytestmark = pytest.mark.root
 
@@ -316,26 +318,124 @@ def test_a_handover_is_not_given_twice(enclaves: Kubelet, testbed: testbeds.Test
     assert pod.exec(container, "echo alive")[1] == "alive\n"
 
 
-def test_another_pods_agent_socket(enclaves: Kubelet, testbed: testbeds.Testbed, canary: str) -> None:
-    """The host puts one pod's socket in the place of another's: the container that is asked for is not known there."""
-    first, second = enclaves.run_pod(), enclaves.run_pod()
-    assert first.run("echo first") == (0, "first\n")
-    place, other = agent_socket(testbed, second), agent_socket(testbed, first)
-    container = second.create("/bin/cat", "/opt/secret")
+def put_in_place(other: Path, place: Path) -> Callable[[], None]:
+    """The host puts one pod's socket in the place of another's; call what is returned to undo it."""
     kept = place.with_suffix(".kept")
     place.rename(kept)
     os.link(other, place)
-    try:
-        second.cri.start(container)
-    except grpc.RpcError as error:
-        assert find_code(str(error.details()))
-        assert canary not in second.output(container)
-    finally:
+
+    def undo() -> None:
         place.unlink()
         kept.rename(place)
-    # Whatever the host did to the second: the first is sound, and both can be removed.
-    assert first.run("echo again", name="again") == (0, "again\n")
+
+    return undo
+
+
+def test_an_app_that_is_led_to_another_pods_agent(enclaves: Kubelet, testbed: testbeds.Testbed, canary: str) -> None:
+    """The shim has its own agent pull; the app enclave finds the other's socket. There its container is not known."""
+    first, second = enclaves.run_pod(), enclaves.run_pod()
+    for pod in (first, second):
+        assert pod.run("echo warm") == (0, "warm\n")  # the shim keeps its connection
+    undo = put_in_place(agent_socket(testbed, first), agent_socket(testbed, second))
+    container = second.create("/bin/cat", "/opt/secret", name="led")
+    handed = [count_handovers(testbed, pod) for pod in (first, second)]
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            starting = pool.submit(second.cri.start, container)
+            wait_until(lambda: "created" in engine_states(testbed, first, second))  # by the second's agent, for nobody
+            time.sleep(1)
+            assert not starting.done()
+            assert [count_handovers(testbed, pod) for pod in (first, second)] == handed
+            second.kubelet.node.ctr("tasks", "kill", "-s", "SIGKILL", container)
+            with pytest.raises(grpc.RpcError) as caught:
+                starting.result(30)
+        assert find_code(str(caught.value.details())) == "app-died"
+        assert second.output(container) == ""
+    finally:
+        undo()
     second.end()
+    assert first.run("echo again", name="again") == (0, "again\n")
+
+
+def count_handovers(testbed: testbeds.Testbed, pod: Pod) -> int:
+    log = next(agent_socket(testbed, pod).parents[1].glob("agent.log"))
+    return log.read_text().count("handed over")
+
+
+def engine_states(testbed: testbeds.Testbed, *pods: Pod) -> set[str]:
+    """The states that the agents know containers in, by whatever socket each is reached now."""
+    found: set[str] = set()
+    for pod in pods:
+        place = agent_socket(testbed, pod)
+        kept = place.with_suffix(".kept")
+        with ttrpc.Client(str(kept if kept.exists() else place), deadline=10) as client:
+            answer = client.call(messages.AGENT_SERVICE, "GetStatus", b"")
+        found |= {container.state for container in codec.decode(messages.GetStatusResponse, answer).containers}
+    return found
+
+
+def test_a_shim_that_is_led_to_another_pods_agent(strict_pods: Kubelet, testbed: testbeds.Testbed, canary: str) -> None:
+    """Shim and app enclave both find the other pod's agent: it judges as the first would have, by its owner's policy."""
+    first, second = strict_pods.run_pod(), strict_pods.run_pod()
+    container = first.start()
+    assert first.wait(container).exit_code == 0
+    wait_until(lambda: agent_socket(testbed, second).exists())
+    undo = put_in_place(agent_socket(testbed, first), agent_socket(testbed, second))
+    try:
+        assert refusal(second, "/bin/cat", "/opt/secret", name="changed") == "launch-denied"
+        assert refusal(second, name="longer", env={"LD_PRELOAD": "/x"}) == "launch-denied"
+        unchanged = second.start(name="unchanged")
+        assert second.wait(unchanged).exit_code == 0
+        assert second.output(unchanged) == "uid=1000(app) gid=29(audio) groups=29(audio)\n/home/app\nblue\n"
+    finally:
+        undo()
+    second.end()
+    assert first.wait(first.start(name="again")).exit_code == 0
+
+
+def test_a_shim_serves_its_own_pod_only(enclaves: Kubelet) -> None:
+    """The host asks one pod's shim for another's container, by each of its methods, and to make it."""
+    first, second = enclaves.run_pod(), enclaves.run_pod()
+    container = second.shell(f"echo up; {FOREVER}")
+    wait_until(lambda: second.output(container) == "up\n")
+    bundle = enclaves.node.state / f"io.containerd.runtime.v2.task/{daemon.NAMESPACE}"
+    process = b'{"args": ["/bin/true"]}'
+    with ttrpc.Client(shim_socket(first), deadline=10) as client:
+        for service in task.SERVICES:
+            for method in ("State", "Start", "Delete", "Pids", "Pause", "Resume", "Stats", "Wait", "Checkpoint"):
+                with pytest.raises(PeerError) as caught:
+                    client.call(service, method, codec.encode(task.ProcessRequest(container)))
+                assert caught.value.code == "not-found", method
+            for method, request in (
+                ("Kill", codec.encode(task.KillRequest(id=container, signal=9))),
+                ("Update", codec.encode(task.UpdateTaskRequest(id=container, resources=Any("x", b"{}")))),
+                ("Exec", codec.encode(task.ExecProcessRequest(id=container, exec_id="x", spec=Any("x", process)))),
+            ):
+                with pytest.raises(PeerError) as caught:
+                    client.call(service, method, request)
+                assert caught.value.code == "not-found", method
+            for identifier in (container, second.id):
+                create = task.CreateTaskRequest(id=identifier, bundle=str(bundle / identifier))
+                with pytest.raises(PeerError) as caught:
+                    client.call(service, "Create", codec.encode(create))
+                assert caught.value.code == "usage"
+                assert "of another" in caught.value.what
+    first.end()  # undoes what the first has noted, and nothing of the second
+    assert second.exec(container, "echo alive")[1] == "alive\n"
+    assert second.run("echo next", name="next") == (0, "next\n")
+
+
+def test_a_container_that_says_it_is_of_a_pod(node: daemon.Node, strict_pods: Kubelet, canary: str) -> None:
+    """The host may put any container into a pod: the agent asks its owner's policy, as for every other."""
+    pod = strict_pods.run_pod()
+    words = ("--annotation", f"io.kubernetes.cri.sandbox-id={pod.id}")
+    done = run_by_ctr(node, strict_pods.image, f"joins-{os.urandom(4).hex()}", *words, command=("/bin/cat", "/opt/secret"))
+    assert done.returncode != 0
+    assert find_code(done.stderr) == "launch-denied"
+    assert canary not in done.stdout
+    container = pod.start()
+    assert pod.wait(container).exit_code == 0
+    assert pod.output(container).endswith("/home/app\nblue\n")
 
 
 def frame(size: int, stream: int, kind: int, payload: bytes, flags: int = 0) -> bytes:

@@ -402,6 +402,31 @@ def test_a_log_is_rotated(kubelet: Kubelet) -> None:
     assert numbers == list(range(1, len(numbers) + 1))  # none lost, none twice
 
 
+def test_a_log_is_rotated_under_load(kubelet: Kubelet) -> None:
+    """No byte lost or doubled while the container writes as fast as it can. (Where containerd takes over from one file to
+    the next it may end a line in its midst: of ordinary containers too.)
+    """
+    pod = kubelet.run_pod()
+    last = 200_000
+    container = pod.shell(f"/bin/busybox seq -w 1 {last}; {FOREVER}")
+    path = Path(pod.cri.container_status(container).log_path)
+    wait_until(lambda: path.exists() and path.stat().st_size > 0)
+    files = []
+    for number in range(10):
+        files.append(path.rename(path.with_suffix(f".{number}")))
+        pod.cri.reopen_log(container)
+        wait_until(lambda: path.exists())
+        time.sleep(0.05)
+    digits = "".join(f"{number:06}" for number in range(1, last + 1))
+
+    def read() -> str:
+        return "".join(line.split(" ", 3)[3] for file in (*files, path) for line in file.read_text().splitlines())
+
+    wait_until(lambda: len(read()) >= len(digits), 60)
+    assert read() == digits
+    assert sum(file.stat().st_size > 0 for file in files) > 1  # it was still writing
+
+
 def test_long_lines_and_much_output(kubelet: Kubelet) -> None:
     """Not more than CRI writes in two seconds: by then containerd's own shim closes the log of a process that ended."""
     pod = kubelet.run_pod()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
+from cri_messages import ContainerState
 from kubelet import Kubelet, wait_until
 from streaming import Stream
 
@@ -18,6 +21,31 @@ def test_exec_streams(kubelet: Kubelet) -> None:
         stream.write(b"a line\n")
         assert stream.wait() == 6
         assert (stream.stdout, stream.stderr) == (b"got a line\n", b"err\n")
+
+
+@pytest.mark.parametrize("tty", [False, True])
+def test_an_exec_that_the_owner_denies(enclaves: Kubelet, strict_server: str, tty: bool) -> None:
+    enclaves.image = strict_server
+    pod = enclaves.run_pod()
+    container = pod.start()
+    wait_until(lambda: pod.output(container) == "up\n")
+    with Stream(pod.cri.exec_url(container, "/bin/cat", "/opt/secret", tty=tty, stdin=True)) as stream:
+        assert "launch-denied" in stream.read_failure()
+        assert (stream.stdout, stream.stderr) == (b"", b"")
+    assert pod.cri.container_status(container).state == ContainerState.RUNNING
+
+
+def test_exec_with_much_input(kubelet: Kubelet) -> None:
+    """Each byte, in order, and its end."""
+    pod = kubelet.run_pod()
+    container = pod.shell(FOREVER)
+    data = bytes(range(256)) * 4096
+    expected = hashlib.sha256(data).hexdigest()
+    with Stream(pod.cri.exec_url(container, "/bin/sh", "-c", f"head -c {len(data)} | sha256sum", stdin=True)) as stream:
+        for start in range(0, len(data), 16384):
+            stream.write(data[start : start + 16384])
+        assert stream.wait() == 0
+        assert stream.stdout.split()[0].decode() == expected
 
 
 def test_exec_with_a_terminal(kubelet: Kubelet) -> None:

@@ -78,6 +78,7 @@ class Container(Process):
                 if self.state is State.STARTING:
                     self.advance(Event.RUN)
                     self.publish(shim_events.TaskStart(self.id, self.pid))
+                    self.sandbox.note_running(self)
         except BaseException:
             self._end_init()
             raise

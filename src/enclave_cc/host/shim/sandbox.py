@@ -86,6 +86,9 @@ class Sandbox:
 
     def create(self, asked: Asked, *, systemd: bool = False) -> Container:
         """Raises coded errors; then nothing of the container is left."""
+        group = workloads.group_of(asked.spec, asked.id)
+        if group != self.group:  # its journal is not ours: what we undid would be another pod's
+            raise UsageError("usage", f"the task {foreign(asked.id)} is of pod {foreign(group)}, and this is the shim of another")
         identifier = runc_id(self.namespace, asked.id)
         container: Container
         if workloads.is_sandbox(asked.spec):
@@ -122,6 +125,13 @@ class Sandbox:
         if container is None:
             raise UsageError("not-found", f"there is no task {foreign(identifier)}")
         return container
+
+    def note_running(self, container: Container) -> None:
+        """The pod runs, for those who list pods, once its first container does."""
+        pod = self._pod
+        if pod is not None and container.id == self.group:
+            with suppress(UsageError):  # it is being taken down
+                pod.advance(PodEvent.RUN)
 
     def is_empty(self) -> bool:
         with self._guard:
@@ -183,7 +193,8 @@ class Sandbox:
         pod = Pod.create(self.configuration, options)
         with self._guard:
             self._pod = pod
-        pod.advance(PodEvent.START, image=workloads.annotations_of(asked.spec).get(workloads.OWN_IMAGE, ""), container=asked.id)
+        known_as = workloads.describe_pod(asked.spec, self.group)
+        pod.advance(PodEvent.START, image=f"(containerd: {known_as})", container=asked.id, manager="containerd", managed=self.group)
         self._steps = [
             threading.Thread(target=self._guarded, args=(step,), name="pod", daemon=True)
             for step in (self._start_agent, self._serve_platform)

@@ -60,6 +60,13 @@ def group_of(spec: Mapping[str, Any], identifier: str) -> str:
     return annotations_of(spec).get(SANDBOX_ID) or identifier
 
 
+def describe_pod(spec: Mapping[str, Any], group: str) -> str:
+    """What people call the pod: NAMESPACE/NAME, or containerd's id where Kubernetes gave none."""
+    annotations = annotations_of(spec)
+    names = [annotations.get(f"io.kubernetes.cri.sandbox-{kind}") for kind in ("namespace", "name")]
+    return "/".join(map(str, names)) if all(names) else group
+
+
 def find_image(annotations: Mapping[str, str]) -> str:
     """Raises `UsageError` when none is named."""
     image = _find_own_image(annotations) or annotations.get(IMAGE_NAME)
