@@ -16,7 +16,7 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1] / "suites")]
 
 import cri as clients  # noqa: E402  (lies here)
 import daemon  # noqa: E402
-from kubelet import OURS, RUNC, Kubelet  # noqa: E402
+from kubelet import OURS, RUNC, Kubelet, remove_parents  # noqa: E402
 
 import testbed as testbeds  # noqa: E402
 
@@ -29,6 +29,7 @@ def node(testbed: testbeds.Testbed) -> Iterator[daemon.Node]:
     configuration.write_text(testbed.configuration.read_text() + '[network]\nagent = "host"\n')
     with daemon.running(directory / "c", testbed.registry_host, configuration=configuration) as running:
         yield running
+    remove_parents()
     shutil.rmtree(directory, ignore_errors=True)
 
 

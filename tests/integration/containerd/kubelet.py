@@ -143,6 +143,14 @@ class Pod:
             wait_until(lambda g=group: remove_group(g), 5)
 
 
+def remove_parents() -> None:
+    """The control groups of all pods of this run, once there are none."""
+    for parent in Path("/sys/fs/cgroup").glob(f"*{PARENT}"):
+        for group in sorted((p for p in parent.rglob("*") if p.is_dir()), reverse=True):
+            remove_group(group)
+        remove_group(parent)
+
+
 def remove_group(group: Path) -> bool:
     """Whether it is gone. It stays while processes end in it, or while it has groups below."""
     try:

@@ -23,7 +23,7 @@ import grpc
 import leaks
 import pytest
 from cri_messages import DnsConfig, PortMapping, SandboxState
-from kubelet import OURS, RUNC, Kubelet, Pod, wait_until
+from kubelet import OURS, RUNC, Kubelet, Pod, remove_parents, wait_until
 from streaming import PortForward
 
 import testbed as testbeds
@@ -114,6 +114,7 @@ def pods_node(site: testbeds.Testbed, names: NameServer) -> Iterator[daemon.Node
     )
     with node as running:
         yield running
+    remove_parents()
     shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -18,7 +18,7 @@ import daemon
 import grpc
 import pytest
 from cri_messages import Int64Value, LinuxContainerResources, Mount
-from kubelet import Kubelet, Pod
+from kubelet import PARENT, Kubelet, Pod
 
 from enclave_cc.host.sandbox.spec import own_capabilities
 from enclave_cc.wire.launch.combination import DEFAULT_CAPABILITIES
@@ -40,7 +40,7 @@ def make_spec(image: str, script: str, **changes: dict[str, Any]) -> dict[str, A
         "noNewPrivileges": True,
     }
     linux = {
-        "cgroupsPath": f"/enclave-cc-spec/{os.urandom(8).hex()}",
+        "cgroupsPath": f"{PARENT}/spec-{os.urandom(8).hex()}",
         "namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "network")],
     }
     sections = {"process": {**process, **changes.pop("process", {})}, "linux": {**linux, **changes.pop("linux", {})}}
@@ -119,7 +119,7 @@ def test_a_namespace_of_control_groups(run: Runner) -> None:
     script = "cat /proc/self/cgroup"
     namespaces = [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "network")]
     shared = output(run(script, linux={"namespaces": namespaces}))
-    assert "/enclave-cc-spec/" in shared
+    assert f"{PARENT}/spec-" in shared
     own = output(run(script, linux={"namespaces": [*namespaces, {"type": "cgroup"}]}))
     assert {line.split(":")[2] for line in own.splitlines()} == {"/"}
 

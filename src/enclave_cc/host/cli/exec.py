@@ -12,7 +12,7 @@ from pathlib import Path
 
 from enclave_cc.errors import PeerError, UsageError, foreign
 from enclave_cc.host.cli import options
-from enclave_cc.host.sandbox import control_client, directories
+from enclave_cc.host.sandbox import control_client, directories, records
 from enclave_cc.host.sandbox.control_client import ControlConnection
 from enclave_cc.host.sandbox.directories import Directories
 from enclave_cc.host.sandbox.streams import InputPump, Pump, RawTerminal, get_size
@@ -44,6 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     if directory.parent != places.pods:
         raise UsageError("wrong-state", f"pod {foreign(arguments.pod)} does not run")
     record = directories.read_json(directory / "pod.json")
+    records.require_own(record, "Use kubectl exec or crictl exec.")
     control = directory / "c" / directories.shorten(str(record.get("container", ""))) / "shared/control.sock"
     rows, columns = get_size(0 if arguments.interactive else 1) if arguments.tty else (0, 0)
     request = message.ExecRequest(

@@ -29,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     places = Directories.of(options.load(arguments))
     directory = directories.find(places, arguments.pod)
+    if not arguments.agent:
+        how = f"Use kubectl logs or crictl logs; boot init's are {directory}/c/*/shared/boot.log; --agent works here."
+        records.require_own(directories.read_json(directory / "pod.json"), how)
     name = "agent.log" if arguments.agent else "boot.log" if arguments.boot else "output.log"
     plain = arguments.agent or arguments.boot
     reader: logs.LogReader | None = None

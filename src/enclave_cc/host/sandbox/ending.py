@@ -18,17 +18,20 @@ from enclave_cc.host.sandbox.states import State
 from enclave_cc.wire.control import message
 
 _INTERVAL = 0.01
+_IN_ITS_MANAGER = "End it there: kubectl delete pod, crictl stopp and rmp, or ctr tasks kill."
 _GIVE_UP = 2.0  # seconds for a start to be given up in good order
 
 
 def stop(configuration: Configuration, directory: Path, *, grace: float) -> None:
     """Asks the workload to end by its stop signal, kills it after `grace` seconds. A pod that has ended is no error.
 
-    Raises `EnvironmentFault("deadline")` when its supervisor does not take it down.
+    Raises `EnvironmentFault("deadline")` when its supervisor does not take it down, `UsageError("wrong-state")` for a live
+    pod of a container manager's.
     """
     if not is_live(configuration, directory):
         return
     record = directories.read_json(directory / "pod.json")
+    records.require_own(record, _IN_ITS_MANAGER)
     container = directories.shorten(str(record.get("container", "")))
     control = directory / "c" / container / "shared/control.sock"
     try:
@@ -60,11 +63,14 @@ def kill(configuration: Configuration, directory: Path) -> None:
 
 
 def remove(configuration: Configuration, directory: Path, *, force: bool) -> None:
-    """Removes a pod and everything it left. Raises `UsageError("wrong-state")` for a live one without `force`."""
+    """Removes a pod and everything it left. Raises `UsageError("wrong-state")` for a live one without `force`,
+    and for one that a container manager runs.
+    """
     places = Directories.of(configuration)
     if is_live(configuration, directory):
         if not force:
             raise UsageError("wrong-state", "the pod still runs", "Stop it first, or use `rm -f`.")
+        records.require_own(directories.read_json(directory / "pod.json"), _IN_ITS_MANAGER)
         kill(configuration, directory)
     live = places.pods / directory.name
     if live.exists():  # its supervisor died

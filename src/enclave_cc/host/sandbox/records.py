@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from enclave_cc.errors import UsageError, foreign
 from enclave_cc.host.sandbox import directories
 from enclave_cc.host.sandbox.configuration import Configuration
 from enclave_cc.host.sandbox.directories import Directories
@@ -29,6 +30,17 @@ def keep(configuration: Configuration, directory: Path, record: Mapping[str, obj
         directories.write_json(place / "pod.json", dict(record))
     if record.get("state") != State.EXITED:
         _forget_oldest(configuration)
+
+
+def require_own(record: Mapping[str, object], how: str) -> None:
+    """Raises `UsageError("wrong-state")` for a pod that a container manager runs; `how` tells what to do there.
+
+    What is done behind its back it would take for a failure, and Kubernetes would start the pod anew.
+    """
+    manager = record.get("manager")
+    if manager:
+        what = f"the pod is {manager}'s, and {manager} knows it as {foreign(record.get('managed'))}"
+        raise UsageError("wrong-state", what, how)
 
 
 def find_log(directory: Path, name: str) -> Path | None:
