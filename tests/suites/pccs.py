@@ -73,6 +73,13 @@ class Pccs:
         return der if self.crl_form == "der" else der.hex().encode()
 
 
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass  # a client that did not wait for its answer
+
+
 @contextmanager
 def running(directory: Path) -> Iterator[Pccs]:
     made = Pccs()
@@ -98,8 +105,7 @@ def running(directory: Path) -> Iterator[Pccs]:
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(directory / "pccs.pem")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
+    with Server(("127.0.0.1", 0), Handler) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
         made.url, made.certificate = f"https://127.0.0.1:{server.server_address[1]}", certificate.decode()
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})

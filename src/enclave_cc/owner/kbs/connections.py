@@ -44,7 +44,8 @@ class Server(web.Server):
     """Makes a `Connection` for each socket; no router, as `Routes` has the paths as they were sent."""
 
     def __init__(self, handler: Any, metrics: Metrics, **options: Any) -> None:
-        super().__init__(handler, access_log=None, logger=_SILENT, **options)
+        # Not decompressing: 1 kB could be 1 MB, and nobody who asks for keys needs it.
+        super().__init__(handler, access_log=None, logger=_SILENT, auto_decompress=False, **options)
         self._metrics = metrics
 
     def __call__(self) -> Connection:

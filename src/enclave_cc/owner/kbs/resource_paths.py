@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -129,12 +128,7 @@ def _author(call: Call) -> str:
 
 
 def _parse_tags(text: str) -> dict[str, str | None]:
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise PeerError("malformed", "the query's tags are not JSON") from error
-    if not isinstance(document, dict):
-        raise PeerError("malformed", "the query's tags are no JSON object")
+    document = canonical.parse_object(text.encode("utf-8", "surrogatepass"), "the query's tags")
     return _check_tags(document)
 
 

@@ -214,6 +214,8 @@ class KbsServer:
         """
         if (request.content_length or 0) > self.limits.body_limit:
             raise PeerError("too-large", f"a body has at most {self.limits.body_limit} bytes")
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise PeerError("malformed", "a body is sent as it is, not compressed")
         if request.headers.get("Expect", "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
@@ -232,6 +234,8 @@ class KbsServer:
             raise PeerError("deadline", "the body did not come in time") from error
         except (web.RequestPayloadError, ClientPayloadError) as error:
             raise PeerError("malformed", "the body is not framed as HTTP has it") from error
+        except OSError as error:  # gone: nobody reads what this is answered
+            raise PeerError("malformed", "the client went away within its body") from error
         self.routes.metrics.request_size.observe(size)
         return b"".join(pieces)
 
