@@ -87,6 +87,14 @@ class PrivatePostgresql:
         """What psql prints for `sql`."""
         return self._run(sql, database).stdout
 
+    def wait_for_clients_to_end(self) -> None:
+        """Until no backend of a KBS is left, of one that was killed say."""
+        end = time.monotonic() + _START_SECONDS
+        while self.run("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'enclave-cc-kbs'").strip() != "0":
+            if time.monotonic() > end:
+                raise RuntimeError("a KBS's connections do not end")
+            time.sleep(0.02)
+
     def url(self, name: str) -> str:
         return f"postgresql://postgres@/{name}?host={self.directory}&port={self.port}"
 

@@ -69,6 +69,9 @@ class Scene:
             self.server.start()
         else:
             assert process.returncode == -signal.SIGKILL, errors
+        if self.server is not None:
+            # PostgreSQL may have a COMMIT of the dead in hand, which nobody waits for; what it does with it is done after this.
+            self.server.wait_for_clients_to_end()
         for line in lines:
             if line.endswith(b"\n"):
                 self.note(*line.decode().split())
