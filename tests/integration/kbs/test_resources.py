@@ -140,20 +140,23 @@ def test_pages(kbs: Any) -> None:
 def test_a_scoped_administrator_sees_pages_of_their_own(own_kbs: Any) -> None:
     key = SigningKey.from_pem((own_kbs.directory / "admin.key").read_bytes())
     path = own_kbs.directory / "kbs.toml"
-    role = '\n[admin.roles.team]\nresources = ["team-a/keys/", "team-b/"]\nactions = ["list", "read", "write"]\n'
+    role = '\n[admin.roles.team]\nresources = ["team-a/keys/", "team-b/", "shared/key/one"]\nactions = ["list", "read", "write"]\n'
     path.write_text(path.read_text() + role)
     own_kbs.stop()
     own_kbs.start()
     names = ["team-a/certs/x", "team-a/keys/1", "team-a/keys/2", "team-a/keysx/1", "team-b/keys/1", "team-c/keys/1"]
+    names += ["shared/key/one", "shared/key/one-more"]
     for name in names:
         own_kbs.admin.set_resource(name, b"1")
     team = AdminClient(own_kbs.url, certificate_pem=own_kbs.certificate, key=key, role="team")
     mine = ["team-a/keys/1", "team-a/keys/2", "team-b/keys/1"]
-    assert [row["path"] for row in team.list_resources()] == mine
+    assert [row["path"] for row in team.list_resources()] == ["shared/key/one", *mine]
+    assert [row["path"] for row in team.list_resources("shared/")] == ["shared/key/one"]
+    assert team.list_resources("shared/key/one-") == []
     assert [row["path"] for row in team.list_resources("team-a/")] == mine[:2]
     assert team.list_resources("team-a/certs/") == []
-    page = json.loads(team._request("GET", "admin/resources?limit=2").body)
-    assert [row["path"] for row in page["items"]] == mine[:2]
+    page = json.loads(team._request("GET", "admin/resources?limit=3").body)
+    assert [row["path"] for row in page["items"]] == ["shared/key/one", *mine[:2]]
     assert [row["path"] for row in json.loads(team._request("GET", f"admin/resources?after={page['next']}").body)["items"]] == mine[
         2:
     ]
@@ -163,6 +166,7 @@ def test_a_scoped_administrator_sees_pages_of_their_own(own_kbs: Any) -> None:
         lambda: team.tag_resource("team-c/keys/1", {"a": "b"}),
         lambda: team.list_versions("team-a/certs/x"),
         lambda: team.get_resource("team-c/keys/1"),
+        lambda: team.get_resource("shared/key/one-more"),
     ):
         assert refused(act).code == "forbidden"
 

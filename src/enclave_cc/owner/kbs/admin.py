@@ -29,7 +29,8 @@ _METHODS = {"GET": ("read",), "POST": ("write",), "PUT": ("write",), "DELETE": (
 
 @record
 class Role:
-    """What a role covers: whole request paths by expression, or resources by prefix of their path."""
+    """What a role covers: whole request paths by expression, or resources: those below what ends in a slash, and the very
+    one that any other entry names."""
 
     paths: tuple[re.Pattern[str], ...] = ()
     resources: tuple[str, ...] = ()
@@ -44,8 +45,9 @@ class Role:
             return method == "GET" and "audit" in self.actions and self._covers_audit(path.removeprefix(_AUDIT))
         for start in (f"{messages.PREFIX}/resource/", f"{_LISTING}/"):
             if path.startswith(start):
-                inside = any(path.removeprefix(start).startswith(prefix) for prefix in self.resources)
-                return inside and not self.actions.isdisjoint(_METHODS.get(method, ()))
+                # Behind a resource's three segments come its history and tags.
+                resource = "/".join(path.removeprefix(start).split("/")[:3])
+                return self._names(resource) and not self.actions.isdisjoint(_METHODS.get(method, ()))
         return False
 
     def _covers_audit(self, path: str) -> bool:
@@ -59,7 +61,10 @@ class Role:
 
     def covers_resource(self, path: str) -> bool:
         """Whether `path` (REPOSITORY/TYPE/TAG) may show in a listing for this role."""
-        return any(path.startswith(prefix) for prefix in self.resources) or self.covers_all_resources
+        return self._names(path) or self.covers_all_resources
+
+    def _names(self, resource: str) -> bool:
+        return any(resource.startswith(each) if each.endswith("/") else resource == each for each in self.resources)
 
     @property
     def covers_all_resources(self) -> bool:

@@ -13,7 +13,8 @@ from enclave_cc.owner.kbs.settings import Section
 from enclave_cc.owner.kbs.trusted_issuers import read_file, read_key_set
 from enclave_cc.record import field, record
 
-_PREFIX = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9_.-]*/){1,2}(?:[A-Za-z0-9_-][A-Za-z0-9_.-]*)?\Z")
+_SEGMENT = r"[A-Za-z0-9_-][A-Za-z0-9_.-]*"
+_PREFIX = re.compile(rf"(?:{_SEGMENT}/){{1,2}}\Z|(?:{_SEGMENT}/){{2}}{_SEGMENT}\Z")
 OWNER = "owner"  # the identity provider that `[admin] public_key` is
 
 
@@ -110,7 +111,7 @@ def _read_role(section: Section, name: str, value: object) -> Role:
             raise inner.fault("actions", f"{action!r} is not one of {', '.join(ACTIONS)}")
     resources = inner.texts("resources")
     for prefix in resources:
-        # `team-a` would also be `team-ab`.
+        # `team-a` would also be `team-ab`, and `team-a/key` also `team-a/keys/one`.
         if _PREFIX.match(prefix) is None:
             raise inner.fault("resources", f"{prefix!r} is not REPOSITORY/, REPOSITORY/TYPE/ or REPOSITORY/TYPE/TAG")
     try:

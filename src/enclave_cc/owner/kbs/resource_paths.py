@@ -89,29 +89,33 @@ class ResourcePaths:
         limit, after = _parse_number(query.get("limit", str(PAGE)), "limit"), query.get("after", "")
         if not 1 <= limit <= MAX_PAGE:
             raise PeerError("malformed", f"limit is 1 to {MAX_PAGE}")
-        found, following = self._collect(_narrow(query.get("prefix", ""), call.scope), tags, after, limit)
+        found, following = self._collect(call.scope, query.get("prefix", ""), tags, after, limit)
         answer: dict[str, Any] = {"items": [_describe(each) for each in found]}
         return json_answer(answer if following is None else answer | {"next": following})
 
     def _collect(
-        self, prefixes: list[str], tags: Mapping[str, str | None], after: str, limit: int
+        self, scope: Role, prefix: str, tags: Mapping[str, str | None], after: str, limit: int
     ) -> tuple[list[ResourceInfo], str | None]:
-        """A page over sorted prefixes of which none begins another."""
+        """A page of what `scope` may see: other paths that begin alike are left out, and not named as `next` either."""
         found: list[ResourceInfo] = []
-        for index, prefix in enumerate(prefixes):
-            page = self.resources.list(prefix, tags=tags, after=after, limit=limit - len(found))
-            found += page.items
-            if page.next is not None or (len(found) == limit and index + 1 < len(prefixes)):
-                return found, page.next or str(found[-1].path)
+        prefixes = _narrow(prefix, scope)
+        for index, each in enumerate(prefixes):
+            page = self.resources.list(each, tags=tags, after=after, limit=limit - len(found))
+            found += (item for item in page.items if scope.covers_resource(str(item.path)))
+            following = page.next if page.next is not None and scope.covers_resource(page.next) else None
+            if following is not None or (len(found) == limit and index + 1 < len(prefixes)):
+                return found, following or str(found[-1].path)
+            after = str(found[-1].path) if found else after
         return found, None
 
 
 def _narrow(prefix: str, scope: Role) -> list[str]:
-    """What of `prefix` an administrator may see, as sorted prefixes of which none begins another."""
+    """What of `prefix` an administrator may see: sorted prefixes of which none begins another, and single paths."""
     if scope.covers_all_resources:
         return [prefix]
-    within = sorted(max(each, prefix, key=len) for each in scope.resources if each.startswith(prefix) or prefix.startswith(each))
-    return [each for n, each in enumerate(within) if not any(each.startswith(other) for other in within[:n])]
+    within = {max(each, prefix, key=len) for each in scope.resources if each.startswith(prefix) or prefix.startswith(each)}
+    single = {each for each in within & set(scope.resources) if not each.endswith("/")}
+    return sorted(each for each in within if not any(each.startswith(other) for other in within - single - {each}))
 
 
 def _describe(info: ResourceInfo) -> dict[str, Any]:

@@ -73,6 +73,11 @@ RESOURCE, ADMIN, AUDIT = "/kbs/v0/resource", "/kbs/v0/admin/resources", "/kbs/v0
         ("team-a", "GET", ADMIN, True),
         ("team-a", "POST", f"{RESOURCE}/shared/key/one", True),
         ("team-a", "POST", f"{RESOURCE}/shared/key/two", False),
+        ("team-a", "POST", f"{RESOURCE}/shared/key/one2", False),
+        ("team-a", "GET", f"{ADMIN}/shared/key/one", True),
+        ("team-a", "GET", f"{ADMIN}/shared/key/one/history", True),
+        ("team-a", "GET", f"{ADMIN}/shared/key/one2", False),
+        ("team-a", "GET", f"{ADMIN}/shared/key/one2/history", False),
         ("team-a", "POST", f"{RESOURCE}/team-ab/x/y", False),
         ("team-a", "POST", f"{RESOURCE}/team-b/x/y", False),
         ("team-a", "GET", f"{ADMIN}/team-b/x/y", False),
@@ -110,6 +115,7 @@ def test_roles_by_resources(gate: AdminGate, key: SigningKey, clock: Any, role: 
     if covered:
         scope = gate.authorize(token, method, path).scope
         assert scope.covers_resource("team-a/x/y")
+        assert not scope.covers_resource("shared/key/one2")
         assert not scope.covers_resource("team-b/x/y")
     else:
         assert refusal(gate, token, method, path) == "forbidden"
@@ -235,6 +241,8 @@ def test_client_certificates(key: SigningKey, clock: Any) -> None:
     [
         ({"roles": {"a": ["("]}}, "regular expression"),
         ({"roles": {"a": {"resources": ["team-a"]}}}, "REPOSITORY/"),
+        ({"roles": {"a": {"resources": ["team-a/key"]}}}, "REPOSITORY/TYPE/"),
+        ({"roles": {"a": {"resources": ["team-a/key/one/"]}}}, "REPOSITORY/TYPE/"),
         ({"roles": {"a": {"resources": [""]}}}, "list of texts"),
         ({"roles": {"a": {"resources": ["../"]}}}, "REPOSITORY/"),
         ({"roles": {"a": {"resources": ["a/"], "actions": ["erase"]}}}, "erase"),
