@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from enclave_cc.crypto import rsa3072
 from enclave_cc.crypto.x509 import Certificate, RevocationList
 from enclave_cc.errors import PeerError
-from enclave_cc.wire.sgx import cpu_socket, sigstruct
+from enclave_cc.wire.sgx import cpu_socket, pcs, sigstruct
 from enclave_cc.wire.sgx.certification import CertificationData, encode_pem_certificate, parse_pem_certificates
 from enclave_cc.wire.sgx.collateral import Collateral, QeIdentity, TcbInfo
 from enclave_cc.wire.sgx.cpu_socket import Op
@@ -53,6 +54,17 @@ PARSERS: dict[str, tuple[Callable[[bytes], Any], bytes, Callable[[Any], bytes] |
     "certificate": (Certificate.parse, CHAIN[0], lambda certificate: certificate.der),
     "crl": (RevocationList.parse, PARSED.pck_crl, None),
     "pem": (parse_pem_certificates, encode_pem_certificate(CHAIN[0]), None),
+    "signed tcb info": (
+        lambda data: pcs.parse_signed_document(data, "tcbInfo"),
+        f'{{"tcbInfo":{PARSED.tcb_info},"signature":"{PARSED.tcb_info_signature.hex()}"}}'.encode(),
+        None,
+    ),
+    "service's crl": (pcs.parse_crl, PARSED.pck_crl.hex().encode(), None),
+    "issuer chain": (
+        lambda data: pcs.parse_issuer_chain(data.decode("latin-1")),
+        quote(PARSED.pck_crl_issuer_chain).encode(),
+        None,
+    ),
     "request header": (cpu_socket.parse_request_header, cpu_socket.encode_request(Op.SELF), None),
     "ereport": (lambda data: cpu_socket.parse_request_body(Op.EREPORT, data), bytes(576), None),
     "answer header": (cpu_socket.parse_answer_header, cpu_socket.encode_answer(b""), None),
