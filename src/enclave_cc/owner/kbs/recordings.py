@@ -2,8 +2,9 @@
 
 An attestation is recorded as the attester sent it, with the claims that were verified; a release request as path and
 query, under the id of the attestation whose token it came with. A thread writes what has gathered, several rows in one
-transaction that need not survive a power cut: a request waits for nothing. What would gather beyond `_WAITING` is dropped
-and counted.
+transaction that need not survive a power cut: a request waits for nothing. What would gather beyond `_WAITING` rows or
+`_WAITING_BYTES` is dropped and counted. Evidence that was refused is anybody's: of it only so much is recorded that it
+pushes nothing else out.
 """
 
 from __future__ import annotations
@@ -19,13 +20,17 @@ import zstandard
 
 from enclave_cc.errors import EnvironmentFault, UsageError
 from enclave_cc.owner.kbs.evidence import VerifiedEvidence
+from enclave_cc.owner.kbs.rate_limits import Buckets, Rate
 from enclave_cc.owner.kbs.settings import Section
 from enclave_cc.owner.storage.database import Database
 from enclave_cc.record import record
 
 ATTEST, RELEASE = "attest", "release"
 MAX_BODY = 256 * 1024  # evidence with init-data has about 12 kB
+MAX_REFUSED = 32 * 1024
+REFUSED = Rate(0.2, 500)  # by each process
 _WAITING = 4096
+_WAITING_BYTES = 32 * 1024 * 1024  # of evidence
 _BATCH = 256
 _FLUSH_SECONDS = 5.0
 _PAUSE = 0.2  # seconds in which rows gather
@@ -118,8 +123,11 @@ class Recorder:
         self._settings = settings
         self._report = report
         self._now = now
-        self._waiting: queue.Queue[tuple[Any, ...] | threading.Event | None] = queue.Queue(_WAITING)
+        self._waiting: queue.Queue[tuple[int, tuple[Any, ...]] | threading.Event | None] = queue.Queue(_WAITING)
+        self._lock = threading.Lock()  # of the three below
+        self._bytes = 0
         self._dropped = 0
+        self._refused = Buckets(REFUSED, clock=now)
         self._written = _BATCH  # what is too old goes with the first row
         self._thread: threading.Thread | None = None
         self._start = threading.Lock()
@@ -129,9 +137,14 @@ class Recorder:
         self, decision: str, tee: str, body: bytes, verified: Sequence[VerifiedEvidence] | None, *, code: str | None = None
     ) -> None:
         """An answered challenge; `code`: why it was refused, None if it was accepted."""
-        if self._settings.enabled and len(body) <= MAX_BODY:
-            document = {"tee": tee, "body": body.decode("utf-8", "replace"), "verified": _to_json(verified)}
-            self._put(ATTEST, decision, decision, code, document)
+        if not self._settings.enabled or len(body) > (MAX_BODY if verified is not None else MAX_REFUSED):
+            return
+        if verified is None:
+            with self._lock:
+                if self._refused.take(None):
+                    return
+        document = {"tee": tee, "body": body.decode("utf-8", "replace"), "verified": _to_json(verified)}
+        self._put(ATTEST, decision, decision, code, document, size=len(body))
 
     def release(
         self,
@@ -149,12 +162,21 @@ class Recorder:
                 document["claims"] = claims
             self._put(RELEASE, subject, decision, code, document)
 
-    def _put(self, stage: str, subject: str, decision: str, code: str | None, document: Mapping[str, Any]) -> None:
+    def _put(
+        self, stage: str, subject: str, decision: str, code: str | None, document: Mapping[str, Any], *, size: int = 0
+    ) -> None:
         row = (int(self._now()), stage, subject, decision, "allow" if code is None else "deny", code, document)
+        with self._lock:
+            if self._bytes + size > _WAITING_BYTES:
+                self._dropped += 1
+                return
+            self._bytes += size
         try:
-            self._waiting.put_nowait(row)
+            self._waiting.put_nowait((size, row))
         except queue.Full:
-            self._dropped += 1
+            with self._lock:
+                self._bytes -= size
+                self._dropped += 1
             return
         if self._thread is None:
             with self._start:
@@ -172,9 +194,11 @@ class Recorder:
                     items.append(self._waiting.get(timeout=max(0.0, deadline - time.monotonic())))
                 except queue.Empty:
                     break
-            rows = [item for item in items if isinstance(item, tuple)]
-            if rows:
-                self._write(rows)
+            sized = [item for item in items if isinstance(item, tuple)]
+            if sized:
+                self._write([row for _, row in sized])
+                with self._lock:
+                    self._bytes -= sum(size for size, _ in sized)
             last = items[-1]
             if isinstance(last, threading.Event):
                 last.set()
@@ -199,8 +223,9 @@ class Recorder:
                     db.execute("DELETE FROM recording WHERE number <= ? OR at < ?", (number - self._settings.count, oldest))
         except (EnvironmentFault, UsageError) as error:
             self._report(f"{len(rows)} recordings: {error.code}")
-        if self._dropped:
+        with self._lock:
             dropped, self._dropped = self._dropped, 0
+        if dropped:
             self._report(f"{dropped} recordings: too many at once")
 
     def flush(self) -> None:

@@ -135,3 +135,35 @@ def test_settings() -> None:
 def test_exports_of_another_form(value: object) -> None:
     with pytest.raises(UsageError):
         Recording.from_json(value)
+
+
+def test_strangers_cannot_push_recordings_out(make: Callable[..., Recorder], clock: Clock) -> None:
+    """Refused evidence costs nobody a platform: whoever sends it all day long leaves room for what was accepted."""
+    recorder = make(count=1000)
+    recorder.attest("good", "sgx", b"{}", VERIFIED)
+    for number in range(5000):
+        recorder.attest(f"bad-{number}", "sgx", b"{}", None, code="quote-refused")
+    recorder.attest("large", "sgx", b"x" * (recordings.MAX_REFUSED + 1), None, code="quote-refused")
+    found = [each.decision for each in recorder.list(limit=10_000)]
+    assert found[0] == "good"
+    assert 0 < len(found) - 1 <= recordings.REFUSED.burst
+    assert "large" not in found
+    clock.now += 10
+    recorder.attest("later", "sgx", b"{}", None, code="quote-refused")
+    assert recorder.list(limit=10_000)[-1].decision == "later"
+
+
+def test_what_waits_is_bounded_by_its_size(database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost: list[str] = []
+    recorder = Recorder(database, RecordingSettings(), report=lost.append, now=clock)
+    monkeypatch.setattr(recordings, "_WAITING_BYTES", 300_000)
+    with database.write(lock="held"):  # the writer cannot go on
+        for number in range(20):
+            recorder.attest(str(number), "sgx", b"x" * 100_000, VERIFIED)
+    kept = [each.decision for each in recorder.list()]
+    assert kept[0] == "0"
+    assert len(kept) < 10
+    recorder.attest("after", "sgx", b"x" * 100_000, VERIFIED)
+    assert recorder.list()[-1].decision == "after"
+    recorder.close()
+    assert sum(int(each.split()[0]) for each in lost) == 20 - len(kept)
