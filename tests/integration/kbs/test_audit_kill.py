@@ -66,6 +66,8 @@ class Scene:
             self.server.start()
         else:
             assert process.returncode == -signal.SIGKILL, errors
+        if self.server is not None:
+            self.server.wait_for_clients_to_end()  # a COMMIT of the dead may still be in hand
         for line in lines:
             if line.endswith(b"\n"):
                 index, leaf, _ = line.decode().split()
