@@ -99,7 +99,7 @@ def all_shims(node: daemon.Node) -> list[str]:
 
 # --- kill -9
 
-VICTIMS = ("shim", "agent", "boot", "snapshotter", "containerd")
+VICTIMS = ("shim", "agent", "boot", "snapshotter", "containerd", "fork server", "simulated CPU")
 
 
 def find_victims(node: daemon.Node, kind: str) -> list[int]:
@@ -108,6 +108,11 @@ def find_victims(node: daemon.Node, kind: str) -> list[int]:
         return [node.snapshotter.pid] if node.snapshotter else []
     if kind == "containerd":
         return [node.containerd.pid] if node.containerd else []
+    if kind in ("fork server", "simulated CPU"):
+        servers = find_children(node.snapshotter.pid if node.snapshotter else 0, b"\0fork-server\0")
+        if kind == "fork server":
+            return servers
+        return [pid for server in servers for pid in find_children(server, b"enclave-cc-simulated-cpu")]
     if kind == "shim":
         return [int(line.split(":")[0]) for line in all_shims(node) if "rune" in line]
     found = []
@@ -116,6 +121,18 @@ def find_victims(node: daemon.Node, kind: str) -> list[int]:
             ours = f"{PARENT}/" in (directory / "cgroup").read_text()
             if ours and f"enclave_cc.enclave.{kind}".encode() in (directory / "cmdline").read_bytes():
                 found.append(int(directory.name))
+    return found
+
+
+def find_children(pid: int, words: bytes) -> list[int]:
+    """Those whose command line holds `words`."""
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in path.read_text().split():
+                with suppress(OSError):
+                    if words in Path(f"/proc/{child}/cmdline").read_bytes():
+                        found.append(int(child))
     return found
 
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from enclave_cc.host.shim import fork_server, launcher
 
 _LOOK = 15.0  # seconds between questions
-_PAUSE = 1.0  # before it is started again
+_PAUSE = 1.0  # before it is started again, and between questions until it first answers
 _LONGEST_PAUSE = 60.0
 _MISSES = 2  # unanswered questions in a row, each with `ask`'s deadline, until it counts as hung
 _FIRST_MISSES = 20  # while it loads
@@ -66,7 +66,7 @@ class Companion(threading.Thread):
         """Until it has ended; whether it ever answered."""
         answered, misses = False, 0
         with process:
-            while not self._has_ended(process):
+            while not self._has_ended(process, _LOOK if answered else _PAUSE):
                 if fork_server.ask("ping", (), ()):
                     answered, misses = True, 0
                 else:
@@ -80,9 +80,9 @@ class Companion(threading.Thread):
                 _report(f"ended with {process.returncode}")
         return answered
 
-    def _has_ended(self, process: subprocess.Popen[bytes]) -> bool:
+    def _has_ended(self, process: subprocess.Popen[bytes], seconds: float) -> bool:
         with suppress(subprocess.TimeoutExpired):
-            process.wait(_LOOK)
+            process.wait(seconds)
         return process.returncode is not None
 
 
