@@ -10,14 +10,14 @@ Each refusal is a `Denied` with an id; its reasons are in the decision log and n
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from enclave_cc.crypto import jwe
-from enclave_cc.errors import EnvironmentFault, PeerError, UsageError, foreign
+from enclave_cc.errors import PeerError, UsageError, foreign
 from enclave_cc.owner.kbs import annotation
+from enclave_cc.owner.kbs.absence import explain_absence
 from enclave_cc.owner.kbs.audit_trail import AuditTrail
 from enclave_cc.owner.kbs.decisions import DecisionLog, new_id
 from enclave_cc.owner.kbs.diagnosis import Diagnosis
@@ -257,7 +257,7 @@ class KeyBroker:
             with self.metrics.stages.time("fetch"):
                 resource = self.resources.get(ResourcePath(*request.segments))
         except UsageError as error:
-            reason = _explain_absence(self.resources, request)
+            reason = explain_absence(self.resources, request)
             members["audit"] = self.trail.deny(decision, path, "key-missing", **who)
             record("key-missing")
             raise self._deny("release", "ResourceNotFound", "key-missing", reason, **members) from error
@@ -294,24 +294,3 @@ def _summarize_submod(name: str, submod: Any) -> dict[str, Any]:
         summary |= {"mr_enclave": body.get("mr_enclave"), "tcb_status": sgx.get("tcb_status")}
         summary |= {name: sgx[name] for name in ("root", "simulated") if name in sgx}
     return summary
-
-
-def _explain_absence(resources: ResourceStore, request: release.Request) -> Reason:
-    """The resource is not there: which one is, that may have been meant."""
-    path = "/".join(request.segments)
-    try:
-        known = [str(each.path) for each in resources.list(f"{request.segments[0]}/").items]
-    except (UsageError, EnvironmentFault):  # a store that cannot list, or not now
-        known = []
-    near = difflib.get_close_matches(path, known, n=1, cutoff=0.7)
-    policy = request.segments[1] == "security-policy"
-    return Reason(
-        str(request),
-        "absent",
-        "a stored resource",
-        "resource store",
-        nearest=near[0] if near else None,
-        advice="publish the image, which registers its signature policy" if policy else "the policy allows it: store it",
-        command="enclave-cc image publish SRC DST" if policy else f"enclave-cc resource set {path} FILE",
-        code="key-missing",
-    )

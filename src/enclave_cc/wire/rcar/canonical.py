@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from enclave_cc.errors import PeerError
@@ -85,9 +85,3 @@ def _check_depth(value: object, what: str) -> None:
         if not level:
             return
     raise PeerError("malformed", f"{what} nests deeper than {MAX_DEPTH}")
-
-
-def _children(value: object) -> Iterable[object]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
