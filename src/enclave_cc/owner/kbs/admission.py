@@ -1,6 +1,8 @@
 """Who may be served now: rates by client address and administrator, and room for those who have shown no token.
 
-Runs on the event loop, before anything of a request but its head was read. Each process has its own counts.
+Runs on the event loop, before anything of a request but its head was read. Each process has its own counts. Of what all
+share, places among the waiting and room for bodies, one address gets half at most: it cannot keep the others out by asking
+slowly.
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ class Admission:
         self._addresses = Buckets(limits.address, clock=clock)
         self._refusals = Buckets(limits.refusals, clock=clock)
         self._admins = Buckets(limits.admin, clock=clock)
-        self._waiting = 0
-        self._buffered = 0
+        self._waiting = _Shared(limits.waiting)
+        self._buffered = _Shared(limits.buffered)
 
     def admit(self, client: str) -> None:
         """A request of this client address."""
@@ -56,33 +58,56 @@ class Admission:
             self._refusals.take(client)
 
     @contextmanager
-    def queue(self) -> Iterator[None]:
+    def queue(self, client: str) -> Iterator[None]:
         """A place among the handshakes that wait for a thread, or have one."""
-        if self._waiting >= self._limits.waiting:
+        if not self._waiting.take(client, 1):
             raise self._turn_away("queue", "too many handshakes are waiting", 1)
-        self._waiting += 1
         try:
             yield
         finally:
-            self._waiting -= 1
+            self._waiting.give_back(client, 1)
 
     @contextmanager
-    def buffer(self) -> Iterator[Callable[[int], None]]:
+    def buffer(self, client: str) -> Iterator[Callable[[int], None]]:
         """Room for a body of somebody who has shown no token: a function that takes bytes of it."""
         taken = 0
 
         def take(size: int) -> None:
             nonlocal taken
-            if self._buffered + size > self._limits.buffered:
+            if not self._buffered.take(client, size):
                 raise self._turn_away("queue", "too much is waiting to be read", 1)
-            self._buffered += size
             taken += size
 
         try:
             yield take
         finally:
-            self._buffered -= taken
+            self._buffered.give_back(client, taken)
 
     def _turn_away(self, limit: str, what: str, wait: float) -> TooMany:
         self._metrics.limited.add(limit)
         return TooMany(what, wait)
+
+
+class _Shared:
+    """An amount of which each client gets half at most, and one unit in any case."""
+
+    def __init__(self, whole: int) -> None:
+        self._left = whole
+        self._each = max(1, whole // 2)
+        self._taken: dict[str, int] = {}
+
+    def take(self, client: str, size: int) -> bool:
+        taken = self._taken.get(client, 0) + size
+        if size > self._left or taken > self._each:
+            return False
+        self._left -= size
+        self._taken[client] = taken
+        return True
+
+    def give_back(self, client: str, size: int) -> None:
+        self._left += size
+        left = self._taken.get(client, 0) - size
+        if left > 0:
+            self._taken[client] = left
+        else:
+            self._taken.pop(client, None)

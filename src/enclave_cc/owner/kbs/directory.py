@@ -190,8 +190,8 @@ refusal_rate = 100       # requests a second that may be refused to one address
 refusal_burst = 1000
 admin_rate = 200         # requests a second of one administrator
 admin_burst = 1000
-waiting = 512            # handshakes that wait to be judged
-buffered = 134217728     # bytes of bodies of clients that have shown no token
+waiting = 512            # handshakes that wait to be judged; of one address at most half
+buffered = 134217728     # bytes of bodies of clients that have shown no token; of one address at most half
 
 [metrics]                # Prometheus: /metrics, beside the other paths unless
 # listen = "127.0.0.1:9464"   # it has an address of its own, without TLS

@@ -194,11 +194,11 @@ class KbsServer:
                 self._admission.admit_administrator(administrator)
                 read = replace(head, body=await self._read_body(request, lambda _: None))
                 return await loop.run_in_executor(self._service, self.routes.answer, read, found, administrator)
-            with self._admission.buffer() as take:
+            with self._admission.buffer(client) as take:
                 read = replace(head, body=await self._read_body(request, take)) if request.body_exists else head
                 if head.path not in _HANDSHAKE:
                     return await loop.run_in_executor(self._service, self.routes.answer, read, found)
-                with self._admission.queue():
+                with self._admission.queue(client):
                     return await loop.run_in_executor(self._handshakes, self.routes.answer, read, found)
         except EnclaveCcError as error:
             return self._refuse(error, head)
