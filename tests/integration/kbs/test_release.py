@@ -17,6 +17,7 @@ from enclave_cc.crypto import jwe
 from enclave_cc.crypto.jwk import TeeKey
 from enclave_cc.crypto.jws import SigningKey
 from enclave_cc.errors import EnclaveCcError
+from enclave_cc.owner.kbs import connections
 from enclave_cc.simulator.platform import Condition
 from enclave_cc.simulator.platform import Platform as SimulatedMachine
 from enclave_cc.transport.https import HttpsClient, Response
@@ -148,6 +149,24 @@ def test_a_token_serves_instead_of_a_session(kbs: Any, enclave: Any) -> None:
     answer = raw.get(headers={"Authorization": f"Bearer {token}"})
     assert jwe.decrypt(answer.body, raw.key).reveal() == VALUE
     assert raw.get(headers={"Authorization": f"Bearer {token}", "Cookie": f"{messages.COOKIE}={'0' * 32}"}).status == 200
+
+
+def test_a_token_with_a_large_configuration_serves_too(kbs: Any, platform_of: Callable[..., Any]) -> None:
+    """Tokens carry the claims of init-data: the KBS's certificate and the node's authorities are a few kB."""
+    trusted = "".join(f"# {n}\n{kbs.certificate}" for n in range(12))
+    configuration = {"aa.toml": f"[token_configs.kbs]\ncert = {json.dumps(kbs.certificate)}\n", "cdh.toml": trusted}
+    entries = "".join(f"{json.dumps(name)} = {json.dumps(text)}\n" for name, text in configuration.items())
+    init_data = f'version = "0.1.0"\nalgorithm = "sha256"\n[data]\n{entries}'
+    raw = RawAttester(kbs, platform_of(config_id=binding.pad(InitData.parse(init_data).digest())))
+    raw.auth()
+    body = {**raw.evidence(), "init-data": {"format": "toml", "body": init_data}}
+    token = json.loads(raw.attest(body).body)["token"]
+    assert len(token) > 12_000
+    answer = raw.get(headers={"Authorization": f"Bearer {token}"})
+    assert answer.status == 200, answer.body
+    assert jwe.decrypt(answer.body, raw.key).reveal() == VALUE
+    assert raw.get(headers={"Authorization": f"Bearer {'x' * connections.MAX_FIELD}"}).status == 400
+    assert raw.get(headers={f"X-{n}": "" for n in range(connections.MAX_FIELDS)}).status == 400
 
 
 def test_an_attested_session_keeps_its_token(kbs: Any, enclave: Any) -> None:

@@ -15,6 +15,10 @@ from enclave_cc.wire.rcar import messages
 _SILENT = logging.Logger("enclave-cc.http")
 _SILENT.addHandler(logging.NullHandler())
 
+# An attestation token is sent as a header, and has the claims of init-data in it: some certificates, in base64 twice. All
+# fields together are 1 MB, as by aiohttp's own numbers (8 kB, 128).
+MAX_FIELD, MAX_FIELDS = 32 * 1024, 32
+
 
 class Connection(web.RequestHandler):
     """One connection. What is no HTTP never becomes a request; here it gets its answer."""
@@ -45,7 +49,8 @@ class Server(web.Server):
 
     def __init__(self, handler: Any, metrics: Metrics, **options: Any) -> None:
         # Not decompressing: 1 kB could be 1 MB, and nobody who asks for keys needs it.
-        super().__init__(handler, access_log=None, logger=_SILENT, auto_decompress=False, **options)
+        options |= {"auto_decompress": False, "max_field_size": MAX_FIELD, "max_headers": MAX_FIELDS}
+        super().__init__(handler, access_log=None, logger=_SILENT, **options)
         self._metrics = metrics
 
     def __call__(self) -> Connection:
