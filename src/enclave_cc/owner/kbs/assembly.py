@@ -49,7 +49,6 @@ def assemble(
     store_keys = open_key_source(config.resources.key)
     store_keys.check()
     token_keys = TokenKeys(lambda: read_key_set(directory.path), lifetime=config.token_lifetime + LEEWAY)
-    trusted_issuers = TrustedIssuers(config.trusted_issuers)
     gate = config.admin.make_gate()
     context = make_tls_context(str(directory.certificate), str(directory.tls_key), client_ca=config.admin.client_ca)
     with ExitStack() as closing:
@@ -57,6 +56,9 @@ def assemble(
         closing.callback(database.close)
         migration.check(database)
         log = Log(log_stream)
+        trusted_issuers = TrustedIssuers(
+            config.trusted_issuers, report=lambda name, why: log.write("issuer-dropped", {"issuer": name, "why": why})
+        )
         trail = AuditTrail(AuditLog(database, keys.signer, keys=keys.verifiers, settings=config.audit), log)
         generations = Generations(database)
         roots = RootStore(database, generations=generations)

@@ -5,7 +5,8 @@
     issuer = "..."                   what `iss` must be
     tee_key_paths = ["/tee-pubkey"]  JSON pointers to the TEE key, looked at before the usual ones
 
-The files are read again when they change, so that the other may rotate its keys.
+The files are read again every few seconds, so that the other may rotate its keys. Files that cannot be read are thought to be
+in the middle of a change for a minute; after that their issuer is trusted no more, as an owner who takes them away wants it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from enclave_cc.wire.rcar import token
 from enclave_cc.wire.sgx.certification import parse_pem_certificates
 
 CHECK_SECONDS = 5.0
+GRACE_SECONDS = 60.0
 KEY_SET_LIMIT = 1 << 20
 
 
@@ -100,26 +102,49 @@ def read_key_set(data: bytes, where: str) -> Mapping[str, VerifyKey]:
 class TrustedIssuers:
     """All of them, as their files stand. Safe for many threads."""
 
-    def __init__(self, files: tuple[TrustedIssuerFiles, ...], *, now: Callable[[], float] = time.monotonic) -> None:
-        self._files = files
+    def __init__(
+        self,
+        files: tuple[TrustedIssuerFiles, ...],
+        *,
+        report: Callable[[str, str], None] = lambda _name, _why: None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`report` is told of every issuer that is dropped: (name, why). Raises `UsageError("bad-config")`."""
+        self._report = report
         self._now = now
         self._lock = threading.Lock()
-        self._loaded = tuple(each.load() for each in files)
+        self._known = [_Known(each, each.load()) for each in files]
+        self._trusted = tuple(each.issuer for each in self._known)
         self._checked = now()
 
     def __call__(self) -> tuple[TrustedIssuer, ...]:
-        if self._files and self._now() >= self._checked + CHECK_SECONDS:
+        if self._known and self._now() >= self._checked + CHECK_SECONDS:
             with self._lock:
                 self._checked = self._now()
-                self._loaded = tuple(map(self._reload, self._files, self._loaded))
-        return self._loaded
+                for each in self._known:
+                    self._reload(each)
+                self._trusted = tuple(each.issuer for each in self._known if not each.dropped)
+        return self._trusted
 
-    @staticmethod
-    def _reload(files: TrustedIssuerFiles, known: TrustedIssuer) -> TrustedIssuer:
+    def _reload(self, known: _Known) -> None:
         try:
-            return files.load()
-        except EnclaveCcError:  # half-written, or gone for a moment: what was known goes on
-            return known
+            known.issuer, known.failing_since, known.dropped = known.files.load(), None, False
+        except EnclaveCcError as error:
+            if known.failing_since is None:
+                known.failing_since = self._checked
+            if not known.dropped and self._checked >= known.failing_since + GRACE_SECONDS:
+                known.dropped = True
+                self._report(known.files.name, error.what)
+
+
+class _Known:
+    """An issuer as its files last said, and since when they say nothing."""
+
+    def __init__(self, files: TrustedIssuerFiles, issuer: TrustedIssuer) -> None:
+        self.files = files
+        self.issuer = issuer
+        self.failing_since: float | None = None
+        self.dropped = False
 
 
 def read_file(path: Path) -> bytes:

@@ -15,7 +15,7 @@ from enclave_cc.crypto import self_signed
 from enclave_cc.crypto.jwk import TeeKey
 from enclave_cc.crypto.jws import SigningKey, read_header
 from enclave_cc.errors import PeerError, UsageError
-from enclave_cc.owner.kbs import token_keys
+from enclave_cc.owner.kbs import token_keys, trusted_issuers
 from enclave_cc.owner.kbs.token_keys import KeySet, TokenKeys, read_key_set
 from enclave_cc.owner.kbs.tokens import LEEWAY, TokenIssuer, TrustedIssuer
 from enclave_cc.owner.kbs.trusted_issuers import TrustedIssuerFiles, TrustedIssuers
@@ -240,6 +240,29 @@ def test_an_issuer_by_its_key_set(clock: Any, tmp_path: Path) -> None:
         clock.now += 6
         (ours.verify if text == "{" else lambda token: refused(ours, token))(foreign(keys[0], clock.now, {"kid": "k0"}))
     assert ours.verify(foreign(late, clock.now, {"kid": "late"})).issuer == "other"
+
+
+def test_an_issuer_whose_files_stay_away_is_trusted_no_more(clock: Any, tmp_path: Path) -> None:
+    """An owner who takes a key set away means it; a file that is written anew is gone for a moment only."""
+    key, path, said = SigningKey.generate("ES256"), tmp_path / "jwks.json", []
+    good = json.dumps({"keys": [{**key.public.to_jwk(), "kid": "k0"}]})
+    path.write_text(good)
+    files = TrustedIssuerFiles("other", None, path, None, wire.KEY_POINTERS)
+    ours = make_issuer(clock, trusted=TrustedIssuers((files,), now=clock, report=lambda *words: said.append(words)))
+
+    def verify() -> str | None:
+        clock.now += 6
+        return ours.verify(foreign(key, clock.now, {"kid": "k0"})).issuer
+
+    for text in (None, json.dumps({"keys": []})):
+        path.unlink() if text is None else path.write_text(text)
+        assert verify() == "other"
+        clock.now += trusted_issuers.GRACE_SECONDS
+        refused(ours, foreign(key, clock.now, {"kid": "k0"}))
+        assert [name for name, _ in said] == ["other"]
+        path.write_text(good)
+        assert verify() == "other"
+        said.clear()
 
 
 def test_deprecated_rsa_keys_in_tokens(clock: Any) -> None:
