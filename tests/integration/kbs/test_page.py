@@ -269,6 +269,9 @@ def test_wrong_forms_are_pages_with_a_code(visitor: Visitor) -> None:
             assert found == status, (form, action, text)
             assert headers["content-type"].startswith("text/html")
     assert visitor.ask("GET", "/page/policy?id=none")[0] == 404
+    for number in ("9" * 5000, "x", "-1", "\u0661"):
+        for name in ("version", "against"):
+            assert visitor.ask("GET", "/page/policy?" + urlencode({"id": "resource-policy", name: number}))[0] == 400
     assert visitor.ask("GET", "/page/decision?id=%3Cscript%3E")[0] == 400
     assert visitor.ask("GET", "/page/static/..%2fpaths.py")[0] == 404
 

@@ -84,12 +84,14 @@ class IdentityProvider:
 
 @record
 class Administrator:
-    """Somebody whose token was verified and whose role covers the path. Only `authorize` makes one."""
+    """Somebody whose token was verified and whose role covers the path. Only `authorize` makes one. `key`: the id of the
+    key that signed it."""
 
     subject: str
     role: str
     provider: str = ""
     scope: Role = field(default_factory=Role)
+    key: str = ""
 
 
 class AdminGate:
@@ -141,7 +143,7 @@ class AdminGate:
         if token is None:
             raise PeerError("unauthenticated", "this path needs an admin token", "Send it as `Authorization: Bearer`.")
         # 2, 3
-        provider, claims = self._verify(token)
+        provider, key, claims = self._verify(token)
         # 4
         expires, start = (_number(claims.get(name, default)) for name, default in (("exp", None), ("nbf", 0)))
         if expires is None or expires <= self._now():
@@ -153,23 +155,25 @@ class AdminGate:
         role = self._roles.get(name) if isinstance(name, str) else None
         if role is None:
             raise PeerError("forbidden", "the role of this token does not cover this path")
-        return Administrator(foreign(claims.get("sub", "")), str(name), provider.name, role)
+        return Administrator(foreign(claims.get("sub", "")), str(name), provider.name, role, key.kid)
 
-    def resume(self, subject: str, role: str, provider: str, *, certificate: bool = False) -> Administrator:
+    def resume(self, subject: str, role: str, provider: str, key: str, *, certificate: bool = False) -> Administrator:
         """Somebody whom `identify` knew before, with what the role covers now.
 
-        Raises `PeerError`: "unauthenticated" without the certificate that is wanted, or when provider or role are gone."""
+        Raises `PeerError`: "unauthenticated" without the certificate that is wanted, or when role, provider or the
+        provider's key are gone."""
         self._check_certificate(certificate)
         scope = self._roles.get(role)
-        if scope is None or all(each.name != provider for each in self._providers):
+        keys = {known.kid for each in self._providers if each.name == provider for known in each.keys.values()}
+        if scope is None or key not in keys:
             raise PeerError("unauthenticated", "this session's role, or who vouched for it, is not known any more")
-        return Administrator(subject, role, provider, scope)
+        return Administrator(subject, role, provider, scope, key)
 
     def _check_certificate(self, certificate: bool) -> None:
         if self._client_certificates and not certificate:
             raise PeerError("unauthenticated", "this path needs a client certificate", "Present one of the configured authority.")
 
-    def _verify(self, token: str) -> tuple[IdentityProvider, Mapping[str, object]]:
+    def _verify(self, token: str) -> tuple[IdentityProvider, VerifyKey, Mapping[str, object]]:
         """The first provider that stands behind the token: the same key may serve two of them, for two audiences."""
         kid = jws.read_header(token).get("kid")
         refused = PeerError("unauthenticated", "the admin token is signed by no identity provider")
@@ -187,7 +191,7 @@ class AdminGate:
                 elif provider.audience is not None and not _names(claims.get("aud"), provider.audience):
                     refused = PeerError("unauthenticated", "the admin token is for another audience")
                 else:
-                    return provider, claims
+                    return provider, key, claims
         raise refused
 
 

@@ -78,7 +78,7 @@ class PagePaths:
             self._log.write("refused", {"code": error.code, "what": error.what, "path": call.request.path})
             raise
         self._log.write("page-entered", {"subject": who.subject, "role": who.role, "provider": who.provider})
-        headers = {"Set-Cookie": self._sessions.begin(who.subject, who.role, who.provider)}
+        headers = {"Set-Cookie": self._sessions.begin(who.subject, who.role, who.provider, who.key)}
         return _redirect(f"{PATH}/overview", headers)
 
     def _leave(self, call: Call) -> HttpAnswer:
@@ -91,7 +91,8 @@ class PagePaths:
         if call.request.page is None:
             raise PeerError("unauthenticated", "there is no session")
         session = self._sessions.read(call.request.page)
-        who = self._gate.resume(session.subject, session.role, session.provider, certificate=call.request.certificate)
+        named = (session.subject, session.role, session.provider, session.key)
+        who = self._gate.resume(*named, certificate=call.request.certificate)
         return Visitor(session, AdminApi(self._find_table, who))
 
     # views

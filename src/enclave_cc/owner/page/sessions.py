@@ -1,8 +1,9 @@
 """Who looks at the page: an admin token is exchanged for a cookie, which any KBS process can read.
 
-    cookie = base64url(nonce || AES-256-GCM(page key, {"subject", "role", "provider", "expires"}))
+    cookie = base64url(nonce || AES-256-GCM(page key, {"subject", "role", "provider", "key", "expires"}))
 
-The cookie names the role; what the role covers is looked up at each request, so that a role taken away is gone at once.
+The cookie names the role, and the key that signed the token; both are looked up at each request, so that who had a role or a
+key that is taken away is out at once.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from enclave_cc.record import record
 # The prefix has browsers take the cookie from this very origin only, and over TLS only.
 COOKIE = "__Host-enclave-cc-page"
 _LONGEST = 4096
-_AAD = b"enclave-cc/kbs-page/1"
+_AAD = b"enclave-cc/kbs-page/2"
 
 
 @record
@@ -33,6 +34,7 @@ class PageSession:
     subject: str
     role: str
     provider: str
+    key: str  # of the provider
     expires: int  # Unix seconds
     form_key: str = ""
 
@@ -46,9 +48,10 @@ class PageSessions:
         self._lifetime = lifetime
         self._now = now
 
-    def begin(self, subject: str, role: str, provider: str) -> str:
+    def begin(self, subject: str, role: str, provider: str, key: str) -> str:
         """The `Set-Cookie` of a new session."""
-        members = {"subject": subject, "role": role, "provider": provider, "expires": int(self._now()) + self._lifetime}
+        end = int(self._now()) + self._lifetime
+        members = {"subject": subject, "role": role, "provider": provider, "key": key, "expires": end}
         nonce = os.urandom(aead.NONCE_SIZE)
         value = base64url.encode(nonce + self._cipher.encrypt(nonce, json.dumps(members).encode(), _AAD))
         return f"{COOKIE}={value}; Path=/; Max-Age={self._lifetime}; Secure; HttpOnly; SameSite=Strict"
@@ -68,7 +71,7 @@ class PageSessions:
         if members["expires"] <= self._now():
             raise PeerError("unauthenticated", "the page's session has expired")
         form_key = hmac.new(self._form_key.reveal(), cookie.encode(), hashlib.sha256).hexdigest()
-        return PageSession(members["subject"], members["role"], members["provider"], members["expires"], form_key)
+        return PageSession(**members, form_key=form_key)
 
     @staticmethod
     def check_form(session: PageSession, given: str | None) -> None:

@@ -77,8 +77,8 @@ def _policy(api: AdminApi, query: Mapping[str, str]) -> Values:
     path = f"admin/policies/{_path(query, 'id')}"
     history = api.get(path, history="")["items"]
     active = next((each["version"] for each in history if each["active"]), None)
-    shown = int(query["version"]) if query.get("version", "").isdecimal() else history[0]["version"]
-    against = int(query["against"]) if query.get("against", "").isdecimal() else active
+    shown = _number(query, "version") if query.get("version") else history[0]["version"]
+    against = _number(query, "against") if query.get("against") else active
     text = api.get(path, version=str(shown))["text"]
     base = text if against in (None, shown) else api.get(path, version=str(against))["text"]
     same = against in (None, shown)

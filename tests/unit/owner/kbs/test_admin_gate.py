@@ -236,6 +236,18 @@ def test_client_certificates(key: SigningKey, clock: Any) -> None:
     assert gate.authorize(token, "GET", POLICY, certificate=True).role == "all"
 
 
+def test_who_entered_by_a_key_that_was_taken_away_is_out(gate: AdminGate, key: SigningKey, clock: Any) -> None:
+    who = gate.identify(issue_token(key, "all", clock.now))
+    assert gate.resume(who.subject, who.role, who.provider, who.key) == who
+    renewed = AdminGate([provider(SigningKey.generate("EdDSA"))], {"all": Role(paths=(re.compile(".*"),))}, now=clock)
+    other = AdminGate([provider(key, "other")], {"all": Role(paths=(re.compile(".*"),))}, now=clock)
+    poor = AdminGate([provider(key)], {}, now=clock)
+    for changed in (renewed, other, poor):
+        with pytest.raises(PeerError) as refused:
+            changed.resume(who.subject, who.role, who.provider, who.key)
+        assert refused.value.code == "unauthenticated"
+
+
 @pytest.mark.parametrize(
     ("table", "says"),
     [
