@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import signal
 import socket
 import ssl
@@ -32,10 +33,10 @@ def own_kbs(tmp_path: Path, machine: Any, new_kbs: Any) -> Iterator[Any]:
         kbs.stop()
 
 
-def connect(kbs: Any) -> ssl.SSLSocket:
+def connect(kbs: Any, deadline: float = 10) -> ssl.SSLSocket:
     host, _, port = kbs.url.removeprefix("https://").partition(":")
     context = ssl.create_default_context(cadata=kbs.certificate)
-    return context.wrap_socket(socket.create_connection((host, int(port)), 10), server_hostname=host)
+    return context.wrap_socket(socket.create_connection((host, int(port)), deadline), server_hostname=host)
 
 
 def test_a_killed_kbs_keeps_what_it_acknowledged(own_kbs: Any, enclave: Any) -> None:
@@ -134,6 +135,21 @@ def test_slow_clients_are_let_go_and_others_served(own_kbs: Any, enclave: Any) -
         if each is stalled:
             assert data.startswith(b"HTTP/1.1 408 ")
     for each in (silent, dripping, stalled, plain):
+        each.close()
+
+
+def test_idle_connections_do_not_take_all_descriptors(own_kbs: Any, enclave: Any) -> None:
+    """A stranger who holds as many connections as the process may have descriptors keeps nobody out: the oldest go."""
+    client = own_kbs.client(enclave, deadline=20)  # less than the 30 s after which idle connections end anyway
+    resource.prlimit(own_kbs.process.pid, resource.RLIMIT_NOFILE, (128, 128))
+    idle = []
+    try:
+        for _ in range(150):
+            idle.append(connect(own_kbs, 1))
+    except OSError:  # this one waits to be accepted
+        assert len(idle) > 64
+    assert client.get(URI) == VALUE
+    for each in idle:
         each.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -40,6 +41,8 @@ SHUTDOWN_SECONDS = 1.0
 # A worker that takes few connections at once leaves the others to its siblings.
 _ACCEPT_AT_ONCE = 4
 MAX_CONNECTIONS = 2048
+# Descriptors: of that many connections, of as many in their handshake (which nothing but its deadline ends), of all else.
+_DESCRIPTORS = 2 * MAX_CONNECTIONS + 512
 # Quote verification, signatures and SQLite release the GIL; more threads than that only wait for each other.
 _WORKERS = min(32, (os.cpu_count() or 1) + 2)
 
@@ -68,6 +71,7 @@ class KbsServer:
     async def start(self, host: str, port: int, listener: socket.socket | None = None) -> None:
         """Listens, on `listener` if there is one. Raises `EnvironmentFault("environment")` when the address is taken or
         not ours."""
+        _raise_descriptor_limit()
         connections = Server(self._handle, self.routes.metrics, keepalive_timeout=self.limits.request_deadline)
         self._runner = web.ServerRunner(connections, shutdown_timeout=SHUTDOWN_SECONDS)
         await self._runner.setup()
@@ -260,18 +264,21 @@ class KbsServer:
     async def _sweep(self) -> None:
         """Ends connections that send no whole request head, or do not take their answer, for too long.
 
-        aiohttp bounds the wait between two requests only. The oldest quiet ones also go when there are too many.
+        aiohttp bounds the wait between two requests only. The oldest quiet ones also go when there are too many: a process
+        without descriptors accepts nobody, and reads no file.
         """
         while True:
             await asyncio.sleep(min(1.0, self.limits.request_deadline / 4))
             alive = set(self._runner.server.connections) if self._runner.server else set()
             now = time.monotonic()
+            descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)  # Linux has no number that means "endless" here
+            most = min(MAX_CONNECTIONS, descriptors // 2)
             for protocol, since in list(self._quiet_since.items()):
                 waiting = now - since
                 if protocol not in alive and waiting > HANDSHAKE_SECONDS + 1:
                     del self._quiet_since[protocol]
                     self._unasked.discard(protocol)
-                elif protocol in alive and (waiting > self.limits.request_deadline or len(alive) > MAX_CONNECTIONS):
+                elif protocol in alive and (waiting > self.limits.request_deadline or len(alive) > most):
                     alive.discard(protocol)
                     self._unasked.discard(protocol)
                     del self._quiet_since[protocol]
@@ -281,6 +288,13 @@ class KbsServer:
 
 _HANDSHAKE = frozenset((f"{messages.PREFIX}/auth", f"{messages.PREFIX}/attest"))
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+
+def _raise_descriptor_limit() -> None:
+    """To what the connections need, as far as the administrator lets us: 1024 is what a shell gives."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < min(hard, _DESCRIPTORS):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, _DESCRIPTORS), hard))
 
 
 def _read_head(request: web.BaseRequest) -> HttpRequest:
