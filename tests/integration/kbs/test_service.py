@@ -155,6 +155,7 @@ def test_an_address_that_is_refused_too_often_waits(make: Callable[..., Any], en
     assert 1 <= int(answers[-1].header("retry-after") or "") <= 2
     assert messages.Problem.parse(answers[-1].body).code == "rate-limited"
     assert ask(kbs, "GET", "/metrics").status == 429
+    assert ask(kbs, "GET", "/healthz").status == ask(kbs, "GET", "/readyz").status == 200
     time.sleep(1.2)
     assert metrics_of(ask(kbs, "GET", "/metrics").body.decode())['kbs_http_rate_limited_total{limit="refusals"}'] >= 3
 
@@ -168,6 +169,26 @@ def test_an_administrator_who_asks_too_often_waits(make: Callable[..., Any], enc
     assert ask(kbs, "GET", f"{messages.PREFIX}/admin/roots", None, other).status == 200
     with contextlib.closing(kbs.client(enclave)) as client:  # attesters are served meanwhile
         assert client.get(f"kbs:///{PATH}") == VALUE
+
+
+def test_a_client_may_ask_before_it_sends(make: Callable[..., Any]) -> None:
+    """Expect: 100-continue, which is answered once the token was verified; a client that then goes away is no bug."""
+    kbs = make()
+    context = ssl.create_default_context(cadata=kbs.certificate)
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+    host, port = kbs.url.removeprefix("https://").split(":")
+    head = (
+        f"POST {messages.PREFIX}/resource/default/key/expected HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+        f"Authorization: Bearer {make_admin_token(kbs)}\r\nContent-Length: 4\r\n\r\n"
+    ).encode()
+    for sends in (True, False):
+        with socket.create_connection((host, int(port)), 10) as plain, context.wrap_socket(plain, server_hostname=host) as tls:
+            tls.sendall(head)
+            assert tls.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            if sends:
+                tls.sendall(b"body")
+                assert tls.recv(1000).startswith(b"HTTP/1.1 200 ")
+    assert kbs.admin.get_resource("default/key/expected") == b"body"
 
 
 def make_authority(directory: Path) -> tuple[Path, Path]:

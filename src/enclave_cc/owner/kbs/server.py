@@ -188,7 +188,8 @@ class KbsServer:
     async def _answer(self, request: web.BaseRequest, head: HttpRequest, found: Match | None, client: str) -> HttpAnswer:
         loop = asyncio.get_running_loop()
         try:
-            self._admission.admit(client)
+            if head.path not in _HEALTH:  # a balancer must not hear of a client's misbehaviour
+                self._admission.admit(client)
             if head.path == "/healthz":  # that the process lives is said even when every thread waits for the database
                 return self.routes.answer(head, found)
             if found is None:
@@ -220,14 +221,14 @@ class KbsServer:
             raise PeerError("too-large", f"a body has at most {self.limits.body_limit} bytes")
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise PeerError("malformed", "a body is sent as it is, not compressed")
-        if request.headers.get("Expect", "").lower() == "100-continue":
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            request.writer.output_size = 0
         limit = self.limits.body_limit
         too_large = PeerError("too-large", f"a body has at most {limit} bytes")
         pieces, size = [], 0
         try:
             async with asyncio.timeout(self.limits.request_deadline):
+                if request.headers.get("Expect", "").lower() == "100-continue":
+                    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    request.writer.output_size = 0
                 while piece := await request.content.readany():
                     size += len(piece)
                     if size > limit:
@@ -286,6 +287,7 @@ class KbsServer:
                         protocol.transport.abort()
 
 
+_HEALTH = frozenset(("/healthz", "/readyz"))
 _HANDSHAKE = frozenset((f"{messages.PREFIX}/auth", f"{messages.PREFIX}/attest"))
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 

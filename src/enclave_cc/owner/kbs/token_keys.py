@@ -157,7 +157,10 @@ def rotate(directory: Path, *, now: float) -> str:
         except UsageError:  # no key yet, or an earlier rotation was cut off, which had kept it
             old = None
         if old is not None:
-            _replace(retired / f"{int(now)}.crt", old.encode(), mode=0o644)
+            at = int(now)
+            while (retired / f"{at}.crt").exists():  # rotated twice within a second
+                at += 1
+            _replace(retired / f"{at}.crt", old.encode(), mode=0o644)
         for path in retired.glob("*.crt"):
             if path.stem.isdecimal() and int(path.stem) < now - 86400:
                 path.unlink()

@@ -137,6 +137,19 @@ def test_rotations_in_a_row(directory: Path, clock: Any) -> None:
     assert len(list((directory / token_keys.RETIRED).iterdir())) == 1
 
 
+def test_two_rotations_within_a_second(directory: Path, clock: Any) -> None:
+    keys = TokenKeys(lambda: read_key_set(directory), lifetime=360, now=clock)
+    issuer = TokenIssuer(keys, issuer="me", lifetime=300, now=clock)
+    tokens = []
+    for _ in range(3):
+        tokens.append(issuer.issue([("cpu", APPRAISAL)]))
+        token_keys.rotate(directory, now=clock.now)
+        keys._checked = float("-inf")  # as another process would, which starts now
+    assert len({read_header(token)["kid"] for token in tokens}) == 3
+    for token in tokens:
+        issuer.verify(token)
+
+
 def test_a_rotation_that_was_cut_off(directory: Path, clock: Any) -> None:
     keys = TokenKeys(lambda: read_key_set(directory), lifetime=360, now=clock)
     issuer = TokenIssuer(keys, issuer="me", lifetime=300, now=clock)
