@@ -8,13 +8,13 @@ All are of one name, the log's origin, made with the first.
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
 
 from enclave_cc.crypto import ed25519
 from enclave_cc.crypto.secret import Secret
 from enclave_cc.errors import EnvironmentFault, PeerError, UsageError
+from enclave_cc.owner.replacement import replace_file
 from enclave_cc.record import record
 from enclave_cc.wire.tlog.note import NoteSigner, VerifierKey
 
@@ -66,8 +66,8 @@ def create(directory: Path) -> VerifierKey:
     name = old[-1].name if old else f"enclave-cc.audit/{secrets.token_hex(8)}"
     key = ed25519.SigningKey.generate()
     made = VerifierKey(name, key.public)
-    _replace(directory / PUBLIC, "".join(f"{each}\n" for each in (*old, made)).encode(), mode=0o644)
-    _replace(directory / KEY, key.to_pem().reveal(), mode=0o600)
+    replace_file(directory / PUBLIC, "".join(f"{each}\n" for each in (*old, made)).encode(), mode=0o644)
+    replace_file(directory / KEY, key.to_pem().reveal(), mode=0o600)
     return made
 
 
@@ -78,23 +78,3 @@ def _read(path: Path) -> bytes:
         raise UsageError("not-found", f"there is no {path}", _FIX) from error
     except OSError as error:
         raise EnvironmentFault("environment", f"{path} cannot be read: {error.strerror}") from error
-
-
-def _replace(path: Path, data: bytes, *, mode: int) -> None:
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the order of the two replacements is what makes this safe to cut off
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise EnvironmentFault("environment", f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        new.unlink(missing_ok=True)

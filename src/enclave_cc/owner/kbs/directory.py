@@ -116,7 +116,10 @@ def create(path: Path, *, listen: str, hostnames: Sequence[str], database: str =
     path.parent.mkdir(parents=True, exist_ok=True)
     # Built beside its place and renamed, so that a killed `init` leaves no half of a KBS.
     building = path.with_name(f".{path.name}.{os.getpid()}.new")
-    shutil.rmtree(building, ignore_errors=True)
+    for left in path.parent.glob(f".{path.name}.*.new"):  # by a killed one: keys that nobody knows of
+        writer = left.name.split(".")[-2]
+        if writer == str(os.getpid()) or not Path("/proc", writer).exists():
+            shutil.rmtree(left, ignore_errors=True)
     try:
         building.mkdir(mode=0o700)
         _fill(KbsDirectory(building), listen=listen, names=names, database=settings)

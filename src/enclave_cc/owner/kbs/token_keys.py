@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import os
 import ssl
 import threading
 import time
@@ -22,6 +21,7 @@ from typing import Any
 from enclave_cc.crypto import certificate_chain, self_signed
 from enclave_cc.crypto.jws import SigningKey, VerifyKey
 from enclave_cc.errors import EnclaveCcError, EnvironmentFault, UsageError
+from enclave_cc.owner.replacement import replace_file
 from enclave_cc.record import record
 
 RETIRED = "retired-token-keys"
@@ -160,7 +160,7 @@ def rotate(directory: Path, *, now: float) -> str:
             at = int(now)
             while (retired / f"{at}.crt").exists():  # rotated twice within a second
                 at += 1
-            _replace(retired / f"{at}.crt", old.encode(), mode=0o644)
+            replace_file(retired / f"{at}.crt", old.encode(), mode=0o644)
         for path in retired.glob("*.crt"):
             if path.stem.isdecimal() and int(path.stem) < now - 86400:
                 path.unlink()
@@ -173,21 +173,8 @@ def rotate(directory: Path, *, now: float) -> str:
             not_before=start,
             not_after=start + _CERTIFICATE_SECONDS,
         )
-        _replace(directory / "token.crt", certificate, mode=0o644)
-        _replace(directory / "token.key", key.to_pem(), mode=0o600)
+        replace_file(directory / "token.crt", certificate, mode=0o644)
+        replace_file(directory / "token.key", key.to_pem(), mode=0o600)
     except OSError as error:
         raise EnvironmentFault("environment", f"{error.filename} cannot be written: {error.strerror}") from error
     return key.public.kid
-
-
-def _replace(path: Path, data: bytes, *, mode: int) -> None:
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from enclave_cc.crypto.secret import Secret
 from enclave_cc.errors import EnvironmentFault, UsageError, explain_os_error
+from enclave_cc.owner.replacement import replace_file
 from enclave_cc.owner.resources.pkcs11_token import Pkcs11Token
 from enclave_cc.owner.resources.sealing import FRESH_SECONDS, KEY_SIZE
 
@@ -132,21 +133,7 @@ class KeyFile:
         return base64.b64encode(key.reveal()).decode()
 
     def _write(self, lines: list[str]) -> None:
-        new = self._path.with_name(f".{self._path.name}.new")
-        try:
-            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write("".join(f"{line}\n" for line in lines))
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(self._path)
-            directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
-        except OSError as error:
-            raise explain_os_error(error) from error
+        replace_file(self._path, "".join(f"{line}\n" for line in lines).encode(), mode=0o600)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
