@@ -245,6 +245,19 @@ def test_the_log_says_whom_the_kbs_trusts(kbs: Any) -> None:
     (event,) = kbs.events("serving")
     assert event["url"] == kbs.url
     assert event["roots"] == [{"name": "intel", "simulated": False}, {"name": "here", "simulated": True}]
+    assert event["evidence"] == ["sgx"]
+
+
+def test_the_log_names_the_request_of_each_refusal(kbs: Any) -> None:
+    """Threads serve one request after another: a line must not name the one before."""
+    answers = []
+    for _ in range(8):
+        request(kbs, "GET", "resource/default/a/b", None)
+        answers.append(request(kbs, "GET", "admin/decisions", None))
+    lines = {event["id"]: event["request"] for event in kbs.events("deny")}
+    for answer in answers:
+        assert answer.status == 401
+        assert lines[json.loads(answer.body)["id"]] == answer.header("x-request-id")
 
 
 def test_explain_lists_denials(kbs: Any) -> None:

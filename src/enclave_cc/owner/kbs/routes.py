@@ -85,6 +85,7 @@ class Routes:
 
     def authorize(self, request: HttpRequest) -> Administrator:
         """For paths of ADMIN access, by a request's head. Raises `PeerError("unauthenticated" | "forbidden")`."""
+        CURRENT.set(request.id)
         try:
             return self._gate.authorize(request.bearer, request.method, request.path, certificate=request.certificate)
         except PeerError as error:

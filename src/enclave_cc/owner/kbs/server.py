@@ -330,8 +330,8 @@ def _place(error: BaseException) -> str:
 def make_tls_context(certificate: str, key: str, *, client_ca: Path | None = None) -> ssl.SSLContext:
     """TLS 1.2 and 1.3 with one certificate and key (paths).
 
-    With `client_ca`, a client may show a certificate, which must then be by one of these authorities. Attesters have
-    none, so that nobody is asked to show one here; admin paths do. Raises `UsageError("bad-config")`.
+    With `client_ca`, a client is asked for a certificate, which must be by one of these authorities if it shows one.
+    Attesters have none, so that nobody must; admin paths do. Raises `UsageError("bad-config")`.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -369,7 +369,8 @@ async def serve(
         loop.add_reader(0, orphaned)
     await server.start(host, port, listener)
     roots = [{"name": root.name, "simulated": root.simulated} for root in server.routes.roots.list_roots()]
-    server.routes.log.write("serving", {"url": server.url, "roots": roots})
+    evidence = sorted(server.routes.broker.verifiers)
+    server.routes.log.write("serving", {"url": server.url, "roots": roots, "evidence": evidence})
     try:
         ready(server.url)
         await stopping.wait()
