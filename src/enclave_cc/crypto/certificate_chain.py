@@ -11,12 +11,16 @@ from collections.abc import Sequence
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from enclave_cc.crypto.jws import VerifyKey
 from enclave_cc.crypto.x509 import UNREADABLE
 from enclave_cc.errors import PeerError, UsageError
 
 MAX_CERTIFICATES = 8
+# What issuers use, and cheap to verify by: anybody may send a chain.
+_CURVES = ("secp256r1", "secp384r1", "secp521r1")
+_RSA_BITS, _MAX_EXPONENT = range(2048, 8193), 1 << 32
 _REFUSED = "unauthenticated"
 
 
@@ -25,7 +29,8 @@ def find_signer(chain: Sequence[bytes], anchors: Sequence[bytes], at: float) -> 
 
     1. There are 1 to `MAX_CERTIFICATES` certificates, and all can be read.
     2. The first is an anchor itself; or one of the others or of the anchors issued it: that one may issue
-       certificates, its name and signature fit, its path length is kept, and so on up to an anchor.
+       certificates, its key is of a usual kind, its name and signature fit, its path length is kept, and so on up to an
+       anchor.
     3. Each certificate on the way is valid at `at`.
     4. The first certificate's key is of a kind that signs tokens.
 
@@ -97,7 +102,22 @@ def _may_issue(issuer: x509.Certificate, *, below: int) -> bool:
     usage = next((value for value in values if isinstance(value, x509.KeyUsage)), None)
     if constraints is None or not constraints.ca or (usage is not None and not usage.key_cert_sign):
         return False
-    return _understood(issuer) and (constraints.path_length is None or below <= constraints.path_length)
+    if constraints.path_length is not None and below > constraints.path_length:
+        return False
+    return _understood(issuer) and _is_usual(issuer)
+
+
+def _is_usual(issuer: x509.Certificate) -> bool:
+    """Whether its key is of a kind that issues certificates, and no burden."""
+    try:
+        key = issuer.public_key()
+    except UNREADABLE:
+        return False
+    if isinstance(key, rsa.RSAPublicKey):
+        return key.key_size in _RSA_BITS and key.public_numbers().e < _MAX_EXPONENT
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return key.curve.name in _CURVES
+    return isinstance(key, ed25519.Ed25519PublicKey)
 
 
 def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:

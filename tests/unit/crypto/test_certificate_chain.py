@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -86,6 +87,32 @@ def test_chains_that_do_not(root: Party) -> None:
         find_signer([b"no certificate"], [root.der], NOW)
     with pytest.raises(PeerError):
         judge([leaf, middle], root, at=NOW + 11 * DAY)
+
+
+def slow_rsa() -> rsa.RSAPrivateKey:
+    """A key whose public exponent is as long as its modulus: verifying costs what signing does, fifty times as much."""
+    usual = rsa.generate_private_key(65537, 2048).private_numbers()
+    phi, d = (usual.p - 1) * (usual.q - 1), 65537
+    public = rsa.RSAPublicNumbers(pow(d, -1, phi), usual.public_numbers.n)
+    numbers = rsa.RSAPrivateNumbers(usual.p, usual.q, d, d % (usual.p - 1), d % (usual.q - 1), usual.iqmp, public)
+    return numbers.private_key(unsafe_skip_rsa_key_validation=True)
+
+
+@pytest.mark.parametrize(
+    "make_key",
+    [slow_rsa, lambda: dsa.generate_private_key(2048), lambda: ec.generate_private_key(ec.SECP256K1())],
+    ids=["exponent", "dsa", "curve"],
+)
+def test_keys_that_only_cost_time_issue_nothing(root: Party, make_key: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody may send a chain, and have each of its keys tried on each certificate."""
+    middle = Party("middle", root, key=make_key())
+    leaf = Party("leaf", middle, ca=False)
+    tried = []
+    real = certificate_chain._is_issued_by
+    monkeypatch.setattr(certificate_chain, "_is_issued_by", lambda each, by: tried.append(by.subject) or real(each, by))
+    with pytest.raises(PeerError):
+        judge([leaf, middle], root)
+    assert middle.name not in tried
 
 
 def test_certificates_that_all_issued_each_other_cost_little(root: Party, monkeypatch: pytest.MonkeyPatch) -> None:
