@@ -63,6 +63,8 @@ class PagePaths:
                 if error.code == "unauthenticated":
                     return render("enter", status=401, visitor=None, problem=error if call.request.method == "POST" else None)
                 known = isinstance(error, PeerError | UsageError)
+                if not known:  # the KBS's own trouble, as the API logs it
+                    self._log.write("fault", {"code": error.code, "what": error.what})
                 return render("error", status=error.row.http, visitor=None, problem=error if known else None)
 
         return answer

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import io
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from enclave_cc.crypto.secret import Secret
-from enclave_cc.errors import PeerError
+from enclave_cc.errors import EnvironmentFault, PeerError
+from enclave_cc.owner.kbs.admin import AdminGate
+from enclave_cc.owner.kbs.decisions import Log
+from enclave_cc.owner.kbs.http import HttpAnswer, HttpRequest
+from enclave_cc.owner.kbs.routing import Call, Table
 from enclave_cc.owner.page import differences
-from enclave_cc.owner.page.paths import _parse_form
+from enclave_cc.owner.page.paths import PagePaths, _parse_form
 from enclave_cc.owner.page.sessions import COOKIE, PageSessions
 
 KEY = Secret(bytes(range(32)))
@@ -43,6 +50,19 @@ def test_any_other_cookie_is_nobody_s(text: str) -> None:
     with pytest.raises(PeerError) as caught:
         PageSessions(KEY, lifetime=60).read(text)
     assert caught.value.code == "unauthenticated"
+
+
+def test_the_kbs_s_own_trouble_is_in_its_log_and_not_on_the_page() -> None:
+    def fail(_: Call) -> HttpAnswer:
+        raise EnvironmentFault("database-unreachable", "the KBS database at db.example is gone")
+
+    stream = io.StringIO()
+    paths = PagePaths(AdminGate([], {}), PageSessions(KEY, lifetime=60), lambda: Table(()), Log(stream))
+    answer = paths._guard(fail)(Call(HttpRequest("GET", "/page/overview", {}, None, None, b""), {}))
+    assert answer.status == 503
+    assert b"db.example" not in answer.body
+    (line,) = map(json.loads, stream.getvalue().splitlines())
+    assert (line["event"], line["code"]) == ("fault", "database-unreachable") and "db.example" in line["what"]
 
 
 @given(
