@@ -218,5 +218,7 @@ def explain_os_error(error: OSError, where: str = "") -> EnvironmentFault:
 def foreign(text: object) -> str:
     """Foreign text made fit for a message: printable, one line, at most `FOREIGN_TEXT_LIMIT` characters."""
     raw = text.decode("utf-8", "replace") if isinstance(text, bytes | bytearray) else str(text)
-    clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in raw[: FOREIGN_TEXT_LIMIT + 1])
+    clean = raw[: FOREIGN_TEXT_LIMIT + 1]
+    if not clean.isprintable():
+        clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in clean)
     return clean if len(clean) <= FOREIGN_TEXT_LIMIT else clean[:FOREIGN_TEXT_LIMIT] + "…"

@@ -6,6 +6,7 @@ Heavy to import (40 ms), so callers on a start-up path defer it.
 from __future__ import annotations
 
 import datetime
+import functools
 import warnings
 
 from cryptography import x509
@@ -86,7 +87,7 @@ class Certificate:
             raise PeerError(code, f"{issuer.common_name!r} may not issue certificates")
         # 2
         try:
-            self.parsed.verify_directly_issued_by(issuer.parsed)
+            _check_signature(self.parsed, issuer.parsed)
         except (*UNREADABLE, InvalidSignature) as error:
             raise PeerError(code, f"the certificate of {self.common_name!r} is not issued by {issuer.common_name!r}") from error
         # 3
@@ -97,6 +98,12 @@ class Certificate:
     def check_valid(self, at: int, *, code: str) -> None:
         if not self.not_before <= at <= self.not_after:
             raise PeerError(code, f"the certificate of {self.common_name!r} is not valid at that time")
+
+
+@functools.lru_cache(256)
+def _check_signature(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
+    """Raises; that it did not is remembered: neither name nor signature changes."""
+    certificate.verify_directly_issued_by(issuer)
 
 
 @record

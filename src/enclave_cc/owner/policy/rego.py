@@ -173,10 +173,9 @@ def _build_engine(policy: Policy) -> Any:
 def _probe(engine: Any, policy: Policy) -> str:
     try:
         engine.add_policy(policy.id, policy.text)
-        # Unknown functions and the like show only when the rules are prepared, which evaluation does.
-        probe = engine.clone()
-        probe.set_input_json("{}")
-        probe.eval_query("data.policy")
+        # Unknown functions and the like show only when the rules are prepared, which evaluation does; clones stay prepared.
+        engine.set_input_json("{}")
+        engine.eval_query("data.policy")
     except RuntimeError as error:
         return syntax.describe_fault(error)
     return ""

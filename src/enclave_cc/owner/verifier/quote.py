@@ -6,6 +6,7 @@ code; a quote must pass both.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -18,11 +19,16 @@ from enclave_cc.owner.verifier.claims import Claims
 from enclave_cc.owner.verifier.collateral import PCK_CAS, CollateralVerifier, VerifiedCollateral, verify_collateral
 from enclave_cc.owner.verifier.roots import TrustedRoot
 from enclave_cc.record import record
+from enclave_cc.wire.sgx.certification import CertificationData
 from enclave_cc.wire.sgx.collateral import Collateral, TcbLevel
 from enclave_cc.wire.sgx.quote import INTEL_QE_VENDOR_ID, Quote
 
 _AUTHENTICATION_DATA_SIZE = 32
 _FLAGS = {"True": True, "False": False, "Undefined": None}
+# Platforms attest again and again with one certificate chain, and are judged by one collateral: both are read once.
+_CHAINS_KEPT, _COLLATERALS_KEPT, _ROOTS_KEPT = 256, 64, 64
+# `read_origin` and `verify_quote` follow each other with one quote, in each of a few threads.
+_QUOTES_KEPT = 32
 
 
 @record
@@ -46,8 +52,8 @@ class Origin:
 
 def read_origin(quote: bytes) -> Origin:
     """Raises `PeerError("malformed")`."""
-    parsed, root, ca, pck = _parse(quote)
-    return Origin(bytes(pck.fmspc), PCK_CAS[ca.common_name], root, ca, parsed.certification.certificates()[0])
+    chain = _read_chain(_parse(quote).certification)
+    return Origin(bytes(chain.extension.fmspc), PCK_CAS[chain.ca.common_name], chain.root, chain.ca, chain.leaf.der)
 
 
 def verify_quote(
@@ -74,16 +80,18 @@ def verify_quote(
     8. what it verified is what was parsed here
     """
     # 1
-    parsed, root_der, pck_ca, pck = _parse(quote)
+    parsed = _parse(quote)
+    chain = _read_chain(parsed.certification)
+    pck_ca, pck = chain.ca, chain.extension
     if parsed.header.qe_vendor_id != INTEL_QE_VENDOR_ID:
         raise PeerError("quote-refused", "the quote is by an unknown vendor's quoting enclave")
     if len(parsed.authentication_data) != _AUTHENTICATION_DATA_SIZE:
         raise PeerError("malformed", f"the quote's authentication data does not have {_AUTHENTICATION_DATA_SIZE} bytes")
     # 2
-    trusted = next((root for root in roots if root.certificate == root_der), None)
+    trusted = next((root for root in roots if root.certificate == chain.root), None)
     if trusted is None:
-        raise PeerError("untrusted-root", f"the quote chains to {foreign(_root_name(root_der))!r}, which nobody named as trusted")
-    root = Certificate.parse(root_der)
+        raise PeerError("untrusted-root", f"the quote chains to {foreign(_root_name(chain.root))!r}, which nobody named as trusted")
+    root = _read_root(chain.root)
     # 3
     if parsed.body.attributes.debug:
         raise PeerError("debug-enclave", "the quote is of a debug enclave")
@@ -91,13 +99,13 @@ def verify_quote(
     verify = verify_collateral if collaterals is None else collaterals.verify
     verified = verify(collateral, root=root, pck_ca=pck_ca, fmspc=bytes(pck.fmspc), pce_id=bytes(pck.pce_id), at=at)
     # 5
-    leaf = Certificate.parse(parsed.certification.certificates()[0]).check_issued_by(pck_ca, at, code="quote-refused")
+    leaf = chain.leaf.check_issued_by(pck_ca, at, code="quote-refused")
     if verified.pck_crl.names(leaf):
         raise PeerError("quote-refused", "the platform's PCK certificate is revoked")
     # 6
     level = _check_tcb(verified, bytes(pck.cpu_svn), pck.pce_svn, parsed.qe_report.isv_svn)
     # 7
-    judged = _judge(quote, collateral, root_der, at)
+    judged = _judge(quote, collateral, chain.root, at)
     # 8
     report = judged["report"]["SgxEnclave"]
     body = parsed.body
@@ -108,19 +116,42 @@ def verify_quote(
     return _make_claims(parsed, judged, trusted, level)
 
 
-def _parse(quote: bytes) -> tuple[Quote, bytes, Certificate, dcap_qvl.PckExtension]:
-    parsed = Quote.parse(quote)
-    _, pck_ca_der, root_der = parsed.certification.certificates()
-    pck_ca = Certificate.parse(pck_ca_der)
-    if pck_ca.common_name not in PCK_CAS:
-        raise PeerError("malformed", f"the PCK certificate's issuer is {foreign(pck_ca.common_name)!r}, no PCK CA")
+@record
+class _Chain:
+    """A PCK certificate chain, read; nothing in it is verified."""
+
+    leaf: Certificate
+    extension: dcap_qvl.PckExtension
+    ca: Certificate
+    root: bytes  # DER
+
+
+@functools.lru_cache(_QUOTES_KEPT)
+def _parse(quote: bytes) -> Quote:
+    return Quote.parse(quote)
+
+
+@functools.lru_cache(_CHAINS_KEPT)
+def _read_chain(certification: CertificationData) -> _Chain:
+    pck, ca_der, root = certification.certificates()
+    ca = Certificate.parse(ca_der)
+    if ca.common_name not in PCK_CAS:
+        raise PeerError("malformed", f"the PCK certificate's issuer is {foreign(ca.common_name)!r}, no PCK CA")
     try:
-        pck = dcap_qvl.parse_quote(quote).pck_extension()
+        extension = dcap_qvl.parse_pck_extension_from_pem(certification.data)
     except ValueError as error:
-        raise PeerError("malformed", f"the quote cannot be read: {foreign(error)}") from error
-    if pck is None:
-        raise PeerError("malformed", "the PCK certificate has no SGX extension")
-    return parsed, root_der, pck_ca, pck
+        raise PeerError("malformed", f"the PCK certificate cannot be read: {foreign(error)}") from error
+    return _Chain(Certificate.parse(pck), extension, ca, root)
+
+
+@functools.lru_cache(_ROOTS_KEPT)
+def _read_root(der: bytes) -> Certificate:
+    return Certificate.parse(der)
+
+
+@functools.lru_cache(_COLLATERALS_KEPT)
+def _hand_over(collateral: Collateral) -> dcap_qvl.QuoteCollateralV3:
+    return dcap_qvl.QuoteCollateralV3.from_json(collateral.encode().decode("ascii"))
 
 
 def _root_name(der: bytes) -> str:
@@ -147,7 +178,7 @@ def _judge(quote: bytes, collateral: Collateral, root: bytes, at: int) -> dict[s
         verifier = dcap_qvl.QuoteVerifier(root)
         claims = verifier.verify_with_policy(
             quote,
-            dcap_qvl.QuoteCollateralV3.from_json(collateral.encode().decode("ascii")),
+            _hand_over(collateral),
             at,
             dcap_qvl.QuotePolicy.claims_only(at),
         )

@@ -133,7 +133,9 @@ def is_subject(text: str) -> bool:
 def _check_value(value: object, depth: int) -> None:
     if depth == 0:
         raise UsageError("usage", "an audit entry nests too deep")
-    if isinstance(value, Mapping):
+    if isinstance(value, str):  # first, being what most of it is
+        return
+    if isinstance(value, dict | Mapping):
         for name, member in value.items():
             if not isinstance(name, str) or not name.isascii():
                 raise UsageError("usage", "an audit entry has a member whose name is not ASCII text")
@@ -141,7 +143,7 @@ def _check_value(value: object, depth: int) -> None:
     elif isinstance(value, list | tuple):
         for member in value:
             _check_value(member, depth - 1)
-    elif not (value is None or isinstance(value, str | bool) or (type(value) is int and -_EXACT < value < _EXACT)):
+    elif not (value is None or isinstance(value, bool) or (type(value) is int and -_EXACT < value < _EXACT)):
         raise UsageError("usage", f"an audit entry holds a {type(value).__name__}, or a number of more than 53 bits")
 
 
