@@ -20,10 +20,11 @@ test: setup
 	$(BIN)/python -m pytest $(TESTS)
 
 # What `make test` has in small numbers: pods on containerd under kill -9 (and the same tests on ordinary pods, which are a
-# peer's), the audit log under 500 kills: an hour.
+# peer's), the audit log under 500 kills, 2,000 attestations to instances that end and die: an hour.
 heavy: setup
 	ENCLAVE_CC_PODS=50 ENCLAVE_CC_AT_ONCE=20 ENCLAVE_CC_KILLS=200 $(BIN)/python -m pytest -m "" tests/integration/containerd
 	ENCLAVE_CC_KILLS=500 $(BIN)/python -m pytest -m "" tests/integration/kbs/test_audit_kill.py tests/integration/kbs/test_resource_kill.py
+	ENCLAVE_CC_ATTESTATIONS=2000 ENCLAVE_CC_CLIENTS=64 $(BIN)/python -m pytest -m "" tests/integration/kbs/test_balancer.py
 
 # The same suite, in its usual numbers, on containerd 1.7 and 2.x of later Debian releases, unpacked and not installed.
 containerds: setup

@@ -9,6 +9,7 @@ packages=(
     docker-registry skopeo umoci gocryptfs debootstrap busybox-static  # real peers for demo, tests and bench
     postgresql procps           # the KBS's shared database: a private server, started by the tests
     chromium fonts-dejavu-core  # looks at the owner's page, for its tests
+    haproxy                     # a balancer before several instances of the KBS
     softhsm2                    # a PKCS#11 token for the KBS's tests
     containernetworking-plugins iproute2 iptables                      # --network pod
     attr libcap2-bin make ca-certificates

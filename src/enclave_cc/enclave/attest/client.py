@@ -3,10 +3,14 @@
 POST auth     Request      -> nonce, cookie
 POST attest   Attestation  -> the cookie's session is attested
 GET  resource              -> JWE for the key that the attestation bound
+
+A KBS is often several processes behind one address, of which one may end at any moment. A request that got no answer is
+sent again: each may be, since a challenge is answered once, and an attested session answers with its token again.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 
@@ -21,6 +25,10 @@ from enclave_cc.wire.rcar import messages
 from enclave_cc.wire.rcar.uri import ResourceUri
 
 USER_AGENT = "enclave-cc-agent"
+# Seconds before each further attempt at a request that nobody answered: a balancer has by then chosen another process, or
+# the one that there is has started anew.
+_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 1.6, 1.6)
+_LATER = (429, 503)  # not now: too many ask, or it is about to end, or has lost its database
 
 # Codes that a KBS of ours sends; of another's we take none at its word, since they end up in exit codes.
 _PUBLIC_CODES = frozenset(
@@ -100,7 +108,7 @@ class KbsClient:
         self._http.close()
 
     def _get(self, path: str, session: _Session, end: float) -> Response:
-        return self._request("GET", path, None, session.cookie, end)
+        return self._request("GET", path, None, session.cookie, end)[0]
 
     def _attested(self, stale: _Session | None, end: float, *, ahead: bool = False) -> _Session:
         """The shared session; a new one if there is none, or if the present one is `stale`."""
@@ -121,7 +129,7 @@ class KbsClient:
     def _handshake(self, end: float) -> _Session:
         key = TeeKey.generate()
         request = messages.Request(evidence.TEE, extra_params={"supported-hash-algorithms": list(messages.HASH_ALGORITHMS)})
-        answer = self._request("POST", f"{messages.PREFIX}/auth", request.encode(), None, end)
+        answer, _ = self._request("POST", f"{messages.PREFIX}/auth", request.encode(), None, end)
         if answer.status != 200:
             raise self._refusal(answer, "the KBS refuses a session", "kbs-protocol")
         try:
@@ -132,22 +140,35 @@ class KbsClient:
         if cookie is None:
             raise PeerError("kbs-protocol", "the KBS opened a session without a cookie")
         attestation = evidence.make_attestation(self._platform, challenge.nonce, key.public, self._init_data)
-        answer = self._request("POST", f"{messages.PREFIX}/attest", attestation.encode(), cookie, end)
+        answer, repeated = self._request("POST", f"{messages.PREFIX}/attest", attestation.encode(), cookie, end)
+        if answer.status == 401 and repeated:  # what it says is that an attempt before used the challenge up
+            return self._handshake(end)
         if answer.status != 200:
             raise self._refusal(answer, "the KBS refuses this enclave's evidence", "quote-refused")
         # The token says what we are, which we know; it is the KBS's to check, at each request, from the session.
         return _Session(answer.cookie(messages.COOKIE) or cookie, key)
 
-    def _request(self, method: str, path: str, body: bytes | None, cookie: str | None, end: float) -> Response:
+    def _request(self, method: str, path: str, body: bytes | None, cookie: str | None, end: float) -> tuple[Response, bool]:
+        """The answer, and whether it is to a repetition. Gives up when the pauses or the time are used up."""
         headers = {"User-Agent": USER_AGENT, "Accept": "application/json"}
         if body is not None:
             headers["Content-Type"] = "application/json"
         if cookie is not None:
             headers["Cookie"] = f"{messages.COOKIE}={cookie}"
-        left = end - time.monotonic()
-        if left <= 0:
-            raise EnvironmentFault("deadline", "the KBS did not answer in time")
-        return self._http.request(method, path, body, headers, deadline=left)
+        for attempt in itertools.count():
+            left = end - time.monotonic()
+            if left <= 0:
+                raise EnvironmentFault("deadline", "the KBS did not answer in time")
+            last = attempt == len(_PAUSES) or _PAUSES[attempt] >= left
+            try:
+                answer = self._http.request(method, path, body, headers, deadline=left)
+                if answer.status not in _LATER or last:
+                    return answer, attempt > 0
+            except EnvironmentFault as error:
+                if error.code != "kbs-unreachable" or last:
+                    raise
+            time.sleep(_PAUSES[attempt])
+        raise AssertionError
 
     @staticmethod
     def _refusal(response: Response, what: str, default: str) -> EnclaveCcError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,8 @@ from enclave_cc.crypto import jwe
 from enclave_cc.crypto.jwk import PublicJwk, TeeKey
 from enclave_cc.crypto.jws import SigningKey
 from enclave_cc.crypto.self_signed import make_certificate
-from enclave_cc.enclave.attest.client import KbsClient
-from enclave_cc.errors import EnclaveCcError, EnvironmentFault
+from enclave_cc.enclave.attest.client import _PAUSES, KbsClient
+from enclave_cc.errors import EnclaveCcError, EnvironmentFault, PeerError
 from enclave_cc.transport.https import Response
 from enclave_cc.wire.rcar import binding, messages
 
@@ -142,7 +143,6 @@ def test_a_second_401_is_final(client: KbsClient, kbs: ScriptedKbs) -> None:
         (problem(403, code="signature-wrong"), "kbs-denied"),  # not a KBS's to say
         (problem(403, code="no-such-code"), "kbs-denied"),
         (problem(500), "kbs-unreachable"),
-        (problem(503, code="disk-full"), "kbs-unreachable"),
         (Response(403, (), b"<html>"), "kbs-protocol"),
         (Response(302, (), b""), "kbs-protocol"),
         (Response(200, (), b"not jwe"), "kbs-protocol"),
@@ -191,10 +191,53 @@ def test_a_refusal_met_ahead_is_told_once_more_without_asking(client: KbsClient,
     assert client.get(URI) == b"the key"
 
 
-def test_an_unreachable_kbs_is_asked_again(client: KbsClient, kbs: ScriptedKbs) -> None:
-    kbs.next["auth"] = [EnvironmentFault("kbs-unreachable", "x")]
-    assert refused(client.attest).code == "kbs-unreachable"
+GONE = EnvironmentFault("kbs-unreachable", "x")
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What was slept."""
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    return slept
+
+
+@pytest.mark.parametrize("trouble", [GONE, problem(503, code="draining"), problem(429, code="rate-limited")])
+@pytest.mark.parametrize("step", ["auth", "attest", "resource"])
+def test_what_got_no_answer_is_sent_again(
+    client: KbsClient, kbs: ScriptedKbs, pauses: list[float], step: str, trouble: Response | EnclaveCcError
+) -> None:
+    kbs.next[step] = [trouble, trouble]
     assert client.get(URI) == b"the key"
+    assert kbs.handshakes == 1
+    same = [(body, headers) for _, path, body, headers in kbs.seen if step in path]
+    assert len(same) == 3
+    assert same[1:] == same[:-1]
+    assert pauses == [0.05, 0.1]
+
+
+@pytest.mark.parametrize("trouble", [GONE, problem(503, code="disk-full")])
+def test_a_kbs_that_stays_away(
+    client: KbsClient, kbs: ScriptedKbs, pauses: list[float], trouble: Response | EnclaveCcError
+) -> None:
+    kbs.next["auth"] = [trouble] * (len(_PAUSES) + 1)
+    assert refused(client.attest).code == "kbs-unreachable"
+    assert pauses == list(_PAUSES)
+    assert client.get(URI) == b"the key"
+
+
+def test_no_pause_outlasts_the_deadline(kbs: ScriptedKbs, platform: Platform, pauses: list[float]) -> None:
+    client = KbsClient("https://127.0.0.1:1", PEM, platform, None, 0.7)  # type: ignore[arg-type]
+    client._http = kbs  # type: ignore[assignment]
+    kbs.next["auth"] = [GONE] * 20
+    assert refused(client.attest).code == "kbs-unreachable"
+    assert max(pauses) <= 0.4
+
+
+def test_a_challenge_that_an_unanswered_attempt_used_up(client: KbsClient, kbs: ScriptedKbs, pauses: list[float]) -> None:
+    kbs.next["attest"] = [GONE, problem(401, "TokenNotFound")]
+    assert client.get(URI) == b"the key"
+    assert kbs.handshakes == 2
 
 
 @pytest.mark.parametrize(
@@ -212,8 +255,9 @@ def test_refused_sessions(client: KbsClient, kbs: ScriptedKbs, answer: Response)
 
 
 def test_faults_of_the_way_pass_through(client: KbsClient, kbs: ScriptedKbs) -> None:
-    kbs.next["auth"] = [EnvironmentFault("kbs-unreachable", "x")]
-    assert refused(lambda: client.get(URI)).code == "kbs-unreachable"
+    kbs.next["auth"] = [EnvironmentFault("deadline", "x"), PeerError("kbs-identity", "x")]
+    assert refused(lambda: client.get(URI)).code == "deadline"
+    assert refused(lambda: client.get(URI)).code == "kbs-identity"
     assert client.get(URI) == b"the key"
 
 
