@@ -28,6 +28,10 @@ from enclave_cc.wire.tlog.tree import CompactRange, hash_leaf
 LOCK = "audit"
 MAX_GROUP = 256
 
+Beside = Callable[[Connection, int], bool]
+"""Statements that belong to an entry, in its transaction; gets the entry's index. False, with nothing changed: the entry is
+not to be. May run again, when the transaction is. What it raises fails the whole group: it must be able to run."""
+
 
 @record
 class Settings:
@@ -48,10 +52,12 @@ class Receipt:
 class _Waiting:
     """A draft in the queue. `turn` is set when it was appended, failed, or is to lead the next group."""
 
-    __slots__ = ("draft", "failure", "leads", "receipt", "turn")
+    __slots__ = ("beside", "draft", "ended", "failure", "leads", "receipt", "turn")
 
-    def __init__(self, draft: Draft) -> None:
+    def __init__(self, draft: Draft, beside: Beside | None) -> None:
         self.draft = draft
+        self.beside = beside
+        self.ended = False
         self.turn = threading.Event()
         self.leads = False
         self.receipt: Receipt | None = None
@@ -103,7 +109,13 @@ class AuditLog:
         """Appends, and returns when the entry is on disk.
 
         Raises `EnvironmentFault`, as the database does, or "deadline": the entry is then not there, or unacknowledged."""
-        waiting = _Waiting(draft)
+        receipt = self.append_with(draft, None)
+        assert receipt is not None  # noqa: S101 (nothing beside it could have said no)
+        return receipt
+
+    def append_with(self, draft: Draft, beside: Beside | None) -> Receipt | None:
+        """As `append`, with what belongs to the entry, all or nothing; None when `beside` said no."""
+        waiting = _Waiting(draft, beside)
         with self._lock:
             self._queue.append(waiting)
             leads, self._led = not self._led, True
@@ -115,7 +127,7 @@ class AuditLog:
             self._lead()
         if waiting.failure is not None:
             raise _repeat(waiting.failure) from waiting.failure
-        if waiting.receipt is None:
+        if not waiting.ended:
             raise EnvironmentFault(
                 "deadline", "the audit log could not be written in time", "See the KBS's log for what holds it up."
             )
@@ -143,9 +155,9 @@ class AuditLog:
         with self._lock:
             group = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_GROUP))]
         try:
-            receipts = transact(self._database, lambda db: self._write(db, [each.draft for each in group]), lock=LOCK)
+            receipts = transact(self._database, lambda db: self._write(db, group), lock=LOCK)
             for waiting, receipt in zip(group, receipts, strict=True):
-                waiting.receipt = receipt
+                waiting.receipt, waiting.ended = receipt, True
         except BaseException as error:  # noqa: BLE001 (raised again by each that waits)
             for waiting in group:
                 waiting.failure = error
@@ -158,13 +170,17 @@ class AuditLog:
             for waiting in (*group, *([] if following is None else [following])):
                 waiting.turn.set()
 
-    def _write(self, db: Connection, drafts: Sequence[Draft]) -> list[Receipt]:
+    def _write(self, db: Connection, group: Sequence[_Waiting]) -> list[Receipt | None]:
         """Gives each draft its place, and moves the head: one transaction."""
         head, at = _read_head(db), int(self._now())
         tree, last = head.tree, head.last
         numbers: dict[str, int] = {}
-        receipts = []
-        for draft in drafts:
+        receipts: list[Receipt | None] = []
+        for waiting in group:
+            draft, beside = waiting.draft, waiting.beside
+            if beside is not None and not beside(db, tree.size):
+                receipts.append(None)
+                continue
             subject, number = None, None
             if draft.subject is not None:
                 numbers[draft.subject] = number = (numbers.get(draft.subject) or _last_number(db, draft.subject)) + 1

@@ -1,7 +1,7 @@
 """What of the KBS's doings goes into the audit log, and in which words (docs/formats/audit.md, kinds).
 
 Every method returns when the entry is durable, those of the broker with its index: call it before what it tells of leaves
-the KBS.
+the KBS. What the broker keeps `beside` an entry is in its transaction, so that one wait for the disk does for both.
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from enclave_cc import __version__
 from enclave_cc.errors import foreign
 from enclave_cc.owner.audit import kinds
 from enclave_cc.owner.audit.kinds import Draft
-from enclave_cc.owner.audit.log import AuditLog
+from enclave_cc.owner.audit.log import AuditLog, Beside
 from enclave_cc.owner.kbs.admin import Administrator
 from enclave_cc.owner.kbs.decisions import Log
 from enclave_cc.owner.policy import defaults
 from enclave_cc.owner.policy.appraisal import Appraisal
 from enclave_cc.owner.policy.rego import Policy
+from enclave_cc.owner.storage.database import Connection
 from enclave_cc.record import record
 from enclave_cc.wire.audit.entry import is_subject
 from enclave_cc.wire.rcar import canonical
@@ -57,8 +58,9 @@ class AuditTrail:
         appraisals: Sequence[Appraisal],
         attester: Sequence[Mapping[str, Any]],
         token: str,
-    ) -> int:
-        """Evidence was accepted and `token` is about to be given out."""
+        beside: Beside,
+    ) -> int | None:
+        """Evidence was accepted and `token` is about to be given out. None when `beside` said no."""
         document = {
             "tee": tee,
             "attester": [_clean(each) for each in attester],
@@ -69,18 +71,18 @@ class AuditTrail:
         }
         if attestation.additional_evidence:
             document["additional_evidence"] = _digest(attestation.additional_evidence.encode())
-        return self._append(kinds.ATTESTATION, document, decision=decision)
+        return self._append(kinds.ATTESTATION, document, beside, decision=decision)
 
-    def release(self, decision: str, path: str, version: int, **who: Any) -> int:
+    def release(self, decision: str, path: str, version: int, beside: Callable[[Connection, int], None], **who: Any) -> int:
         """A resource is about to be given out. `who`: as `_describe_client` takes."""
         document = {**_describe_client(**who), "resource_version": version}
-        return self._append(kinds.RELEASE, document, subject=path, decision=decision, attestation=who.get("attestation"))
+        return self._append_about(path, kinds.RELEASE, document, beside, decision=decision, attestation=who.get("attestation"))
 
-    def deny(self, decision: str, path: str, code: str, **who: Any) -> int:
+    def deny(self, decision: str, path: str, code: str, beside: Callable[[Connection, int], None], **who: Any) -> int:
         """An attested client is about to be refused. Why is in the decision log, for the KBS's owner: reasons quote
         reference values, which may be of others than whom the resource belongs to."""
         document = {**_describe_client(**who), "code": code}
-        return self._append(kinds.DENIAL, document, subject=path, decision=decision, attestation=who.get("attestation"))
+        return self._append_about(path, kinds.DENIAL, document, beside, decision=decision, attestation=who.get("attestation"))
 
     def change(self, kind: str, by: Administrator | None, members: Mapping[str, Any], *, subject: str | None = None) -> None:
         """An administrator has changed, or is about to read, something. `by`: None for a command on the KBS's directory."""
@@ -99,8 +101,20 @@ class AuditTrail:
         """As `change`, for a policy of which no version is active any more."""
         self.change(kinds.POLICY_DEACTIVATED, by, {"policy": policy_id}, subject=_find_scope(policy_id))
 
-    def _append(self, kind: str, document: Mapping[str, Any], **ids: str | None) -> int:
-        return self.log.append(Draft.make(kind, document, **ids)).index
+    def _append_about(
+        self, path: str, kind: str, document: Mapping[str, Any], beside: Callable[[Connection, int], None], **ids: str | None
+    ) -> int:
+        def keep(db: Connection, index: int) -> bool:
+            beside(db, index)
+            return True
+
+        index = self._append(kind, document, keep, subject=path, **ids)
+        assert index is not None  # noqa: S101 (`keep` never says no)
+        return index
+
+    def _append(self, kind: str, document: Mapping[str, Any], beside: Beside | None = None, **ids: str | None) -> int | None:
+        receipt = self.log.append_with(Draft.make(kind, document, **ids), beside)
+        return None if receipt is None else receipt.index
 
 
 def _describe_client(

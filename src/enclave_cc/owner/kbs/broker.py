@@ -26,12 +26,13 @@ from enclave_cc.owner.kbs.metrics import Metrics
 from enclave_cc.owner.kbs.policies import PolicyStore
 from enclave_cc.owner.kbs.problems import Denied
 from enclave_cc.owner.kbs.recordings import Recorder
-from enclave_cc.owner.kbs.sessions import Session, Sessions
+from enclave_cc.owner.kbs.sessions import Session, Sessions, answered_already
 from enclave_cc.owner.kbs.tokens import TokenIssuer
 from enclave_cc.owner.policy import appraisal, defaults, rego, release
 from enclave_cc.owner.policy.reasons import Reason
 from enclave_cc.owner.reference.values import ReferenceSource
 from enclave_cc.owner.resources.store import ResourceStore
+from enclave_cc.owner.storage.database import Connection
 from enclave_cc.record import field, record
 from enclave_cc.wire.rcar import binding, messages, token
 from enclave_cc.wire.rcar.initdata import InitData
@@ -128,13 +129,24 @@ class KeyBroker:
         decision, summary = new_id(), [_summarize(name, each) for name, each in appraisals]
         with self.metrics.stages.time("sign"):
             issued = self.tokens.issue(appraisals, token_id=decision)
+        settlement = self.sessions.prepare(session, issued)
+        allowed = self.decisions.prepare_allow("attest", decision, tee=session.tee, evidence=summary)
+
+        def keep(db: Connection, index: int) -> bool:
+            if not settlement.insert(db):
+                return False
+            allowed.insert(db, index)
+            return True
+
         with self.metrics.stages.time("audit"):
-            entry = self.trail.attest(decision, session.tee, attestation, [each for _, each in appraisals], summary, issued)
-        accepted = self.sessions.settle(session, issued)
+            judged = [each for _, each in appraisals]
+            entry = self.trail.attest(decision, session.tee, attestation, judged, summary, issued, keep)
+        if entry is None:
+            raise answered_already()
         self.metrics.attestation_successes.add(session.tee)
-        self.decisions.allow("attest", decision_id=decision, audit=entry, tee=session.tee, evidence=summary)
+        self.decisions.conclude(allowed, audit=entry)
         self.recorder.attest(decision, session.tee, body, verified)
-        return accepted
+        return self.sessions.conclude(settlement)
 
     def _check_audience(self, init_data: InitData) -> None:
         """Raises `PeerError("quote-refused")` for an attester that would believe another server.
@@ -201,15 +213,22 @@ class KeyBroker:
         claims, key = verified.claims, verified.tee_key
         submods = claims.get("submods")
         attester = [_summarize_submod(name, submod) for name, submod in (submods.items() if isinstance(submods, Mapping) else ())]
-        members: dict[str, Any]
         path, decision = "/".join(request.segments), new_id()
         who: dict[str, Any] = {"attester": attester, "token": token_text, "issuer": verified.issuer}
         if verified.issuer is None and isinstance(claims.get("jti"), str):
             who["attestation"] = claims["jti"]
         subject = who.get("attestation", "")
 
+        members: dict[str, Any] = {"resource": str(request)}
+
         def record(code: str | None = None) -> None:
             self.recorder.release(decision, subject, request.to_json(), claims=None if subject else claims, code=code)
+
+        def deny(variant: str, code: str, *reasons: Reason) -> Denied:
+            denied = self.decisions.prepare_deny("release", code, reasons, decision, **members)
+            self.decisions.conclude(denied, audit=self.trail.deny(decision, path, code, denied.insert, **who))
+            record(code)
+            return Denied(variant, code, decision)
 
         # 2
         self.metrics.policy_evaluations.add()
@@ -234,39 +253,28 @@ class KeyBroker:
                 command="enclave-cc policy rollback release",
             )
             self.metrics.policy_errors.add()
-            members = {"decision_id": decision, "audit": self.trail.deny(decision, path, "kbs-denied", **who)}
-            record("kbs-denied")
-            raise self._deny("release", "PolicyDeny", "kbs-denied", reason, **members, resource=str(request)) from error
+            raise deny("PolicyDeny", "kbs-denied", reason) from error
         who["policy"] = verdict.policy
-        members = {
-            "decision_id": decision,
-            "resource": str(request),
-            "attester": attester,
-            "policy_version": verdict.policy.version,
-        }
+        members |= {"attester": attester, "policy_version": verdict.policy.version}
         if verified.issuer is not None:
             members["token_issuer"] = verified.issuer
         if isinstance(verdict, release.Denial):
             self.metrics.policy_violations.add()
-            members["audit"] = self.trail.deny(decision, path, verdict.code, **who)
-            record(verdict.code)
-            raise self._deny("release", "PolicyDeny", verdict.code, *verdict.reasons, **members)
+            raise deny("PolicyDeny", verdict.code, *verdict.reasons)
         self.metrics.policy_approvals.add()
         # 3
         try:
             with self.metrics.stages.time("fetch"):
                 resource = self.resources.get(ResourcePath(*request.segments))
         except UsageError as error:
-            reason = explain_absence(self.resources, request)
-            members["audit"] = self.trail.deny(decision, path, "key-missing", **who)
-            record("key-missing")
-            raise self._deny("release", "ResourceNotFound", "key-missing", reason, **members) from error
+            raise deny("ResourceNotFound", "key-missing", explain_absence(self.resources, request)) from error
         with self.metrics.stages.time("encrypt"):
             answer = jwe.encrypt(resource.value.reveal(), key)
+        allowed = self.decisions.prepare_allow("release", decision, **members, resource_version=resource.version)
         with self.metrics.stages.time("audit"):
-            members["audit"] = self.trail.release(decision, path, resource.version, **who)
+            entry = self.trail.release(decision, path, resource.version, allowed.insert, **who)
         self.metrics.reads.add()
-        self.decisions.allow("release", **members, resource_version=resource.version)
+        self.decisions.conclude(allowed, audit=entry)
         record()
         return answer
 

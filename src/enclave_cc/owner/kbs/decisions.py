@@ -6,6 +6,7 @@ resource's value, token or cookie is ever written.
 
 from __future__ import annotations
 
+import itertools
 import json
 import secrets
 import sys
@@ -17,12 +18,14 @@ from typing import IO, Any
 from enclave_cc.errors import UsageError, foreign
 from enclave_cc.owner.kbs import request_ids
 from enclave_cc.owner.policy.reasons import Reason
-from enclave_cc.owner.storage.database import Database
+from enclave_cc.owner.storage.database import Connection, Database
 from enclave_cc.record import record
 
 # Anybody can make the KBS deny something; the oldest rows go, so that nobody can fill its disk.
 KEPT = 100_000
 _TRIM_EVERY = 256
+_INSERT = "INSERT INTO decision (id, at, outcome, code, document) VALUES (?, ?, ?, ?, ?)"
+_TRIM = "DELETE FROM decision WHERE number <= (SELECT max(number) FROM decision) - ?"
 
 
 @record
@@ -41,6 +44,19 @@ class Decision:
         if self.code is not None:
             value["code"] = self.code
         return {**value, **self.document}
+
+
+@record
+class Prepared:
+    """A decision that is about to be kept. `row`: its columns, of which the last is the document as JSON."""
+
+    decision: Decision
+    row: tuple[str | int | None, ...]
+
+    def insert(self, db: Connection, audit: int) -> None:
+        """Keeps it in the transaction of the audit entry `audit`."""
+        *columns, document = self.row
+        db.execute(_INSERT, (*columns, f'{{"audit":{audit},{str(document)[1:]}'))
 
 
 class Log:
@@ -73,27 +89,42 @@ class DecisionLog:
         self._database = database
         self._log = log
         self._now = now
+        self._count = itertools.count(1)
 
-    def allow(self, stage: str, *, decision_id: str | None = None, **members: Any) -> Decision:
-        return self._record("allow", stage, None, members, decision_id)
+    def allow(self, stage: str, **members: Any) -> Decision:
+        return self._keep(self.prepare_allow(stage, new_id(), **members))
 
-    def deny(self, stage: str, code: str, reasons: Sequence[Reason], *, decision_id: str | None = None, **members: Any) -> Decision:
-        """`code` is what the client sees beside the id; `decision_id`: where the audit log has one already."""
+    def deny(self, stage: str, code: str, reasons: Sequence[Reason], **members: Any) -> Decision:
+        """`code` is what the client sees beside the id."""
+        return self._keep(self.prepare_deny(stage, code, reasons, new_id(), **members))
+
+    def prepare_allow(self, stage: str, decision_id: str, **members: Any) -> Prepared:
+        """As `allow`, for `Prepared.insert` within the audit log's transaction; when that is done, `conclude`."""
+        return self._prepare("allow", stage, None, members, decision_id)
+
+    def prepare_deny(self, stage: str, code: str, reasons: Sequence[Reason], decision_id: str, **members: Any) -> Prepared:
+        """As `deny`, likewise."""
         shown = {**members, "reasons": [reason.to_json() for reason in reasons]}
-        return self._record("deny", stage, code, shown, decision_id)
+        return self._prepare("deny", stage, code, shown, decision_id)
 
-    def _record(self, outcome: str, stage: str, code: str | None, members: Mapping[str, Any], decision_id: str | None) -> Decision:
-        decision = Decision(decision_id or new_id(), int(self._now()), outcome, stage, code, members)
-        self._log.write(outcome, {name: member for name, member in decision.to_json().items() if name != "outcome"})
-        inserted = self._database.run(
-            "INSERT INTO decision (id, at, outcome, code, document) VALUES (?, ?, ?, ?, ?) RETURNING number",
-            (decision.id, decision.at, outcome, code, json.dumps({"stage": stage, **members}, default=str)),
-            durable=False,
-        )
-        ((number,),) = inserted.rows
-        if number % _TRIM_EVERY == 0:
-            self._database.run("DELETE FROM decision WHERE number <= ?", (number - KEPT,), durable=False)
+    def conclude(self, prepared: Prepared, **members: Any) -> Decision:
+        """Tells the log of a decision that was kept."""
+        decision = prepared.decision
+        told = {**decision.to_json(), **members}
+        del told["outcome"]
+        self._log.write(decision.outcome, told)
+        if next(self._count) % _TRIM_EVERY == 0:
+            self._database.run(_TRIM, (KEPT,), durable=False)
         return decision
+
+    def _prepare(self, outcome: str, stage: str, code: str | None, members: Mapping[str, Any], decision_id: str) -> Prepared:
+        decision = Decision(decision_id, int(self._now()), outcome, stage, code, members)
+        document = json.dumps({"stage": stage, **members}, separators=(",", ":"), default=str)
+        return Prepared(decision, (decision.id, decision.at, outcome, code, document))
+
+    def _keep(self, prepared: Prepared) -> Decision:
+        self._database.run(_INSERT, prepared.row, durable=False)
+        return self.conclude(prepared)
 
     def find(self, decision_id: str) -> Decision:
         """Raises `UsageError("not-found")`."""

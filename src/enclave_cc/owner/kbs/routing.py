@@ -66,21 +66,32 @@ class Table:
             raise ValueError("two routes have the same method and path")
         self._literal: dict[str, list[Route]] = {}
         self._templates: list[tuple[list[str], Route]] = []
+        self._sized: dict[tuple[str, int], list[tuple[list[str], Route]]] = {}  # what may fit, by method and segments
         for route in self.routes:
             if "{" in route.path:
                 self._templates.append((route.path.split("/"), route))
             else:
                 self._literal.setdefault(route.path, []).append(route)
+        self._longest = max((len(pattern) for pattern, _ in self._templates), default=0) + 1
 
     def find(self, method: str, path: str) -> Match | None:
         for route in self._literal.get(path, ()):
             if route.method == method:
                 return Match(route, {})
         segments = path.split("/")
-        for pattern, route in self._templates:
-            if route.method == method and (parameters := _fit(pattern, segments)) is not None:
+        for pattern, route in self._select(method, len(segments)):
+            if (parameters := _fit(pattern, segments)) is not None:
                 return Match(route, parameters)
         return None
+
+    def _select(self, method: str, size: int) -> list[tuple[list[str], Route]]:
+        key = method, min(size, self._longest)
+        found = self._sized.get(key)
+        if found is None:
+            found = [each for each in self._templates if each[1].method == method and _may_fit(each[0], key[1])]
+            if found:  # anybody can name methods that there are not
+                self._sized[key] = found
+        return found
 
     def methods(self, path: str) -> list[str]:
         """The methods that `path` knows, sorted; empty for an unknown path."""
@@ -90,8 +101,12 @@ class Table:
         return sorted(found)
 
 
+def _may_fit(pattern: list[str], size: int) -> bool:
+    return size == len(pattern) or (size > len(pattern) and pattern[-1].endswith("*}"))
+
+
 def _fit(pattern: list[str], segments: list[str]) -> dict[str, str] | None:
-    if len(segments) < len(pattern) or (len(segments) > len(pattern) and not pattern[-1].endswith("*}")):
+    if not _may_fit(pattern, len(segments)):
         return None
     parameters = {}
     for index, part in enumerate(pattern):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import resource
 import signal
 import socket
@@ -43,8 +42,8 @@ _ACCEPT_AT_ONCE = 4
 MAX_CONNECTIONS = 2048
 # Descriptors: of that many connections, of as many in their handshake (which nothing but its deadline ends), of all else.
 _DESCRIPTORS = 2 * MAX_CONNECTIONS + 512
-# Quote verification, signatures and SQLite release the GIL; more threads than that only wait for each other.
-_WORKERS = min(32, (os.cpu_count() or 1) + 2)
+# More than can compute: most of them wait for the disk, and those that wait at the same time share one commit.
+_WORKERS = 16
 
 
 @dataclass
@@ -335,6 +334,7 @@ def make_tls_context(certificate: str, key: str, *, client_ca: Path | None = Non
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.num_tickets = 0  # an attester comes once; and a ticket is of one process, the next connection of any
     try:
         context.load_cert_chain(certificate, key)
         if client_ca is not None:

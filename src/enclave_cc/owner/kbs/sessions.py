@@ -2,7 +2,8 @@
 
     create   a challenge; nothing is stored (`session_ids`)
     open     the session behind a cookie: still to be answered, or accepted
-    settle   the one answer: a row, inserted once, by whichever process is first
+    settle   the one answer: a row, inserted once, by whichever process is first; for an answer that is accepted, in the
+             transaction of its audit entry (`prepare`, `Settlement.insert`, `conclude`)
 
 Rows hold a digest of the id and the token sealed under it: who reads the database cannot take a session over.
 """
@@ -21,7 +22,7 @@ from enclave_cc.crypto import aead
 from enclave_cc.errors import PeerError
 from enclave_cc.owner.kbs.session_ids import SessionId, SessionIds
 from enclave_cc.owner.kbs.session_keys import SessionKeys
-from enclave_cc.owner.storage.database import Database
+from enclave_cc.owner.storage.database import Connection, Database
 from enclave_cc.record import record
 
 # Accepted sessions never change, so a process need not ask the database for those it met lately.
@@ -38,6 +39,21 @@ class Session:
     nonce: str
     expires: int  # Unix seconds
     token: str | None = None
+
+
+_INSERT = "INSERT INTO session (id, expires, token) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+
+
+@record
+class Settlement:
+    """An answer that is about to be recorded. `session` has its token if it is accepted."""
+
+    session: Session
+    row: tuple[object, ...]
+
+    def insert(self, db: Connection) -> bool:
+        """False when another answer was first; then nothing was changed."""
+        return db.execute(_INSERT, self.row).rowcount == 1
 
 
 class Sessions:
@@ -72,28 +88,32 @@ class Sessions:
         if row is None:
             return _session(made)
         if row[0] is None:
-            raise PeerError("unauthenticated", "the session's challenge was answered already")
+            raise answered_already()
         return self._remember(_session(made, self._unseal(digest, bytes(row[0]))))
 
     def settle(self, session: Session, token: str | None) -> Session:
         """Records the answer to a session's challenge: accepted with `token`, or denied. The first answer counts.
 
         Raises `PeerError("unauthenticated")` when another answer was first. A lost power, or a crash of PostgreSQL, may
-        lose the row: then the attester attests again, or its very evidence is accepted a second time, for the same key.
+        lose the row: then the very evidence that was denied is judged a second time.
         """
+        settlement = self.prepare(session, token)
+        if not self._database.run(_INSERT, settlement.row, durable=False).rowcount:
+            raise answered_already()
+        return self.conclude(settlement)
+
+    def prepare(self, session: Session, token: str | None) -> Settlement:
+        """For `settle` within another's transaction; when that is done, `conclude`."""
         digest = _digest(session.id)
-        sealed = None if token is None else self._seal(digest, token)
-        first = self._database.run(
-            "INSERT INTO session (id, expires, token) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-            (digest, session.expires, sealed),
-            durable=False,
-        ).rowcount
+        made = Session(session.id, session.tee, session.nonce, session.expires, token)
+        return Settlement(made, (digest, session.expires, None if token is None else self._seal(digest, token)))
+
+    def conclude(self, settlement: Settlement) -> Session:
+        """The settled session."""
         if next(self._settled) % _PURGE_EVERY == 0:
             self.purge()
-        if not first:
-            raise PeerError("unauthenticated", "the session's challenge was answered already")
-        made = Session(session.id, session.tee, session.nonce, session.expires, token)
-        return made if token is None else self._remember(made)
+        settled = settlement.session
+        return settled if settled.token is None else self._remember(settled)
 
     def purge(self) -> int:
         """Removes expired rows, at most some hundred at once; how many it was."""
@@ -126,6 +146,10 @@ class Sessions:
 
 def _session(made: SessionId, token: str | None = None) -> Session:
     return Session(made.text, made.tee, made.nonce, made.expires, token)
+
+
+def answered_already() -> PeerError:
+    return PeerError("unauthenticated", "the session's challenge was answered already")
 
 
 def _digest(session_id: str) -> bytes:

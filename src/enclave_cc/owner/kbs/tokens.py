@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +27,8 @@ from enclave_cc.wire.rcar import token as wire
 VERIFIER_ID = {"developer": "https://confidentialcontainers.org", "build": f"enclave-cc {__version__}"}
 # Clocks of issuer and verifier may differ by this much, as upstream's verifier allows.
 LEEWAY = 60
+# The attester that got a token soon comes back with it, more than once.
+_REMEMBERED = 512
 
 
 @record
@@ -69,6 +73,8 @@ class TokenIssuer:
         self._trusted = trusted
         self._rsa1_5 = rsa1_5
         self._now = now
+        self._signed: OrderedDict[str, tuple[str, Mapping[str, Any]]] = OrderedDict()  # token -> kid, claims
+        self._lock = threading.Lock()
 
     def issue(self, appraisals: Sequence[tuple[str, Appraisal]], *, token_id: str | None = None) -> str:
         """A token over (TEE class, appraisal) pairs; submodules are named cpu0, gpu0, gpu1, ...; `token_id`: its `jti`."""
@@ -88,7 +94,9 @@ class TokenIssuer:
         if token_id is not None:
             payload["jti"] = token_id
         key, jwk = self._keys.current()
-        return key.sign(payload, {"kid": key.public.kid, "jwk": jwk})
+        token = key.sign(payload, {"kid": key.public.kid, "jwk": jwk})
+        self._remember(token, key.public.kid, jws.read_payload(token))
+        return token
 
     def published_keys(self) -> list[Mapping[str, Any]]:
         """The JWKs that verify our tokens."""
@@ -99,20 +107,26 @@ class TokenIssuer:
 
         1. The header names a key of ours; or a `jwk` whose certificate chain leads to a listed certificate; or, without
            `jwk`, a `kid` of a listed key set.
-        2. The signature is by that key, with that key's algorithm.
+        2. The signature is by that key, with that key's algorithm. For one of ours this is known, if this process signed
+           the token or has verified it lately.
         3. `exp` is there and not past, `nbf` is not to come (60 s leeway); `iss` is as listed, where it is.
         4. Ours are EARs with submodules; all carry a usable TEE key.
 
         Raises `PeerError("unauthenticated")`.
         """
         # 1
-        header = jws.read_header(token)
-        key = self._keys.find(header.get("kid"))
-        issuer = None
-        if key is None:
-            key, issuer = self._find_foreign(header)
-        # 2
-        _, claims = key.verify(token)
+        issuer, known = None, self._recall(token)
+        if known is not None:
+            claims = known
+        else:
+            header = jws.read_header(token)
+            key = self._keys.find(header.get("kid"))
+            if key is None:
+                key, issuer = self._find_foreign(header)
+            # 2
+            _, claims = key.verify(token)
+            if issuer is None:
+                self._remember(token, key.kid, claims)
         # 3
         now = self._now()
         expires, start = claims.get("exp"), claims.get("nbf", 0)
@@ -128,6 +142,18 @@ class TokenIssuer:
         pointers = (wire.EAR_KEY,) if issuer is None else issuer.key_pointers
         tee_key = wire.find_tee_key(claims, pointers, rsa1_5=self._rsa1_5)
         return AttestationToken(claims, tee_key, None if issuer is None else issuer.name)
+
+    def _remember(self, token: str, kid: str, claims: Mapping[str, Any]) -> None:
+        with self._lock:
+            self._signed[token] = kid, claims
+            if len(self._signed) > _REMEMBERED:
+                self._signed.popitem(last=False)
+
+    def _recall(self, token: str) -> Mapping[str, Any] | None:
+        """The claims of a token that one of our keys has signed, if that key is still ours."""
+        with self._lock:
+            known = self._signed.get(token)
+        return None if known is None or self._keys.find(known[0]) is None else known[1]
 
     def _find_foreign(self, header: Mapping[str, Any]) -> tuple[VerifyKey, TrustedIssuer]:
         jwk = header.get("jwk")

@@ -92,6 +92,9 @@ def _evaluate(
     try:
         with open_session(policy, claims, data=data, lookup=lookup) as session:
             for rule in rules:
+                if rule.rpartition(".")[2] not in policy.text:  # not named, so not there: no need to look for it
+                    values[rule] = None
+                    continue
                 # A query, because asking for a rule that a policy does not have would be an error.
                 found = session.engine.eval_query(rule)["result"]
                 values[rule] = found[0]["expressions"][0]["value"] if found else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +20,7 @@ from enclave_cc.owner.audit.kinds import Draft
 from enclave_cc.owner.audit.log import AuditLog, Settings
 from enclave_cc.owner.audit.verification import Verified, verify_export
 from enclave_cc.owner.storage import migration
-from enclave_cc.owner.storage.database import Database
+from enclave_cc.owner.storage.database import Connection, Database
 from enclave_cc.owner.storage.settings import DatabaseSettings, open_database
 from enclave_cc.owner.storage.sqlite import SqliteDatabase
 from enclave_cc.wire.audit.entry import Entry
@@ -173,6 +173,36 @@ def test_many_instances_append_to_one_log(database: Database, database_settings:
     assert verify(database, AuditLog(database, SIGNER)).entries == 240
     for each in others:
         each.close()
+
+
+def test_what_is_kept_beside_an_entry_is_in_its_transaction(database: Database) -> None:
+    log = AuditLog(database, SIGNER)
+
+    def keep(name: str) -> Callable[[Connection, int], bool]:
+        def insert(db: Connection, index: int) -> bool:
+            values = (name, index)
+            return db.execute("INSERT INTO generation (topic, number) VALUES (?, ?) ON CONFLICT DO NOTHING", values).rowcount == 1
+
+        return insert
+
+    def read() -> dict[str, int]:
+        with database.read() as db:
+            return dict(db.execute("SELECT topic, number FROM generation").fetchall())
+
+    def fail(db: Connection, index: int) -> bool:
+        assert keep("failed")(db, index)
+        raise UsageError("usage", "x")
+
+    log.append(draft(0))
+    with ThreadPoolExecutor(16) as pool:
+        receipts = list(pool.map(lambda i: log.append_with(draft(i), keep(f"t{i % 8}")), range(64)))
+    appended = [receipt for receipt in receipts if receipt is not None]
+    assert sorted(receipt.index for receipt in appended) == list(range(1, 9))
+    assert sorted(read().values()) == list(range(1, 9))
+    with pytest.raises(EnvironmentFault):
+        log.append_with(draft(), fail)
+    assert len(read()) == 8
+    assert verify(database, log).entries == 9
 
 
 class Failing:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from enclave_cc.errors import UsageError
+from enclave_cc.owner.kbs import decisions as module
 from enclave_cc.owner.kbs.decisions import DecisionLog, Log
 from enclave_cc.owner.kbs.policies import PolicyStore
 from enclave_cc.owner.policy.reasons import Reason
@@ -31,6 +32,24 @@ def test_decisions_are_found_and_logged(database: Database, clock: Any) -> None:
     assert [(event["event"], event["id"]) for event in events] == [("deny", denied.id), ("allow", allowed.id)]
     with pytest.raises(UsageError):
         decisions.find("nothing")
+
+
+def test_a_decision_beside_its_audit_entry(database: Database, clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    decisions = DecisionLog(database, Log(stream), now=clock)
+    prepared = decisions.prepare_deny("release", "kbs-denied", [Reason("a", 1, 2, "r")], "0123456789abcdef", resource="a/b/c")
+    with database.write() as db:
+        prepared.insert(db, 42)
+    assert stream.getvalue() == ""
+    decisions.conclude(prepared, audit=42)
+    found = decisions.find("0123456789abcdef")
+    assert (found.document["audit"], found.document["resource"], found.stage) == (42, "a/b/c", "release")
+    event = json.loads(stream.getvalue())
+    assert (event["event"], event["id"], event["audit"]) == ("deny", found.id, 42)
+    monkeypatch.setattr(module, "KEPT", 3)
+    monkeypatch.setattr(module, "_TRIM_EVERY", 2)
+    made = [decisions.allow("attest", tee="sgx").id for _ in range(7)]
+    assert [each.id for each in decisions.list()] == made[:-4:-1]
 
 
 def test_policy_versions(database: Database, clock: Any) -> None:

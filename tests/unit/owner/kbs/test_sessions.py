@@ -82,6 +82,21 @@ def test_an_answer_counts_once(instance: Callable[..., Sessions], token: str | N
         assert there.open(made.id).token == token
 
 
+def test_an_answer_in_another_s_transaction(instance: Callable[..., Sessions], database: Database) -> None:
+    here, there = instance(), instance()
+    made = here.create("sgx")
+    first, second = here.prepare(made, "the token"), there.prepare(made, "another")
+    with pytest.raises(KeyError), database.write() as db:
+        assert first.insert(db)
+        raise KeyError
+    assert count_rows(database) == 0
+    with database.write() as db:
+        assert first.insert(db)
+        assert not second.insert(db)
+    assert here.conclude(first) == here.open(made.id) == there.open(made.id)
+    assert there.open(made.id).token == "the token"
+
+
 def test_of_many_answers_at_once_one_counts(instance: Callable[..., Sessions]) -> None:
     instances = [instance() for _ in range(4)]
     made = instances[0].create("sgx")

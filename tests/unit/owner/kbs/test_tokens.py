@@ -68,6 +68,33 @@ def test_tokens(clock: Any) -> None:
     assert "expired" in refused(issuer, token)
 
 
+def test_a_token_that_was_not_signed_here(clock: Any) -> None:
+    """Another process verifies it, whole, and then knows it; both read the same in it."""
+    key = SigningKey.generate("ES256")
+    here, there = make_issuer(clock, key), make_issuer(clock, key)
+    token = here.issue([("cpu", APPRAISAL)])
+    assert here.verify(token) == there.verify(token) == there.verify(token)
+    head, payload, signature = token.split(".")
+    forged = f"{head}.{payload}.{signature[:-6]}AAAAAA"
+    for issuer in (here, there):
+        assert "signature" in refused(issuer, forged)
+    clock.now += 300 + LEEWAY
+    for issuer in (here, there):
+        assert "expired" in refused(issuer, token)
+
+
+def test_a_known_token_ends_with_its_key(clock: Any) -> None:
+    old = KeySet(SigningKey.generate("ES256"))
+    held = [old]
+    issuer = TokenIssuer(TokenKeys(lambda: held[0], lifetime=10**9, now=clock), issuer="me", lifetime=10**9, now=clock)
+    token = issuer.issue([("cpu", APPRAISAL)])
+    issuer.verify(token)
+    held[0] = KeySet(SigningKey.generate("ES256"))  # and the old one is not kept as retired
+    clock.now += token_keys.CHECK_SECONDS
+    issuer.issue([("cpu", APPRAISAL)])
+    refused(issuer, token)
+
+
 def test_the_members_of_upstream_s_example_token(clock: Any) -> None:
     """attestation-service/docs/example.token.json, and `ear_token/broker.rs`: names and kinds of every member."""
     key = SigningKey.generate("ES256")
