@@ -88,7 +88,7 @@ def _evaluate(
 
     No error leaves here: its traceback would keep these frames' engine, which no other thread may free.
     """
-    values = {}
+    values: dict[str, Any] = {}
     try:
         with open_session(policy, claims, data=data, lookup=lookup) as session:
             for rule in rules:
