@@ -74,12 +74,17 @@ class Role:
 
 @record
 class IdentityProvider:
-    """Somebody who says who administrators are. `keys` by `kid`; `issuer` and `audience` are checked where they are set."""
+    """Somebody who says who administrators are. `keys` by `kid`; `issuer` and `audience` are checked where they are set;
+    `roles`: those that it may give, None for all."""
 
     name: str
     keys: Mapping[str, VerifyKey]
     issuer: str | None = None
     audience: str | None = None
+    roles: frozenset[str] | None = None
+
+    def may_give(self, role: str) -> bool:
+        return self.roles is None or role in self.roles
 
 
 @record
@@ -134,7 +139,7 @@ class AdminGate:
         2. An identity provider's key signed the token, with that key's algorithm.
         3. Issuer and audience are that provider's, where it has them.
         4. It has `exp` and has not expired; if it has `nbf`, that is past.
-        5. Its `role` is known.
+        5. Its `role` is known, and one that the provider may give.
 
         Raises `PeerError`: "unauthenticated" (1-4) or "forbidden" (5).
         """
@@ -152,7 +157,7 @@ class AdminGate:
             raise PeerError("unauthenticated", "the admin token is not valid yet")
         # 5
         name = claims.get("role", self._default_role)
-        role = self._roles.get(name) if isinstance(name, str) else None
+        role = self._roles.get(name) if isinstance(name, str) and provider.may_give(name) else None
         if role is None:
             raise PeerError("forbidden", "the role of this token does not cover this path")
         return Administrator(foreign(claims.get("sub", "")), str(name), provider.name, role, key.kid)
@@ -164,7 +169,8 @@ class AdminGate:
         provider's key are gone."""
         self._check_certificate(certificate)
         scope = self._roles.get(role)
-        keys = {known.kid for each in self._providers if each.name == provider for known in each.keys.values()}
+        named = [each for each in self._providers if each.name == provider and each.may_give(role)]
+        keys = {known.kid for each in named for known in each.keys.values()}
         if scope is None or key not in keys:
             raise PeerError("unauthenticated", "this session's role, or who vouched for it, is not known any more")
         return Administrator(subject, role, provider, scope, key)
@@ -174,7 +180,7 @@ class AdminGate:
             raise PeerError("unauthenticated", "this path needs a client certificate", "Present one of the configured authority.")
 
     def _verify(self, token: str) -> tuple[IdentityProvider, VerifyKey, Mapping[str, object]]:
-        """The first provider that stands behind the token: the same key may serve two of them, for two audiences."""
+        """The first provider that stands behind the token, its key, the claims: a key may serve two, for two audiences."""
         kid = jws.read_header(token).get("kid")
         refused = PeerError("unauthenticated", "the admin token is signed by no identity provider")
         for provider in self._providers:

@@ -27,6 +27,7 @@ class ProviderFiles:
     jwks: Path | None
     issuer: str | None
     audience: str | None
+    roles: frozenset[str] | None = None
 
     def load(self) -> IdentityProvider:
         """Raises `UsageError("bad-config")`."""
@@ -39,7 +40,7 @@ class ProviderFiles:
             keys[key.kid] = key
         if self.jwks is not None:
             keys |= read_key_set(read_file(self.jwks), str(self.jwks))
-        return IdentityProvider(self.name, keys, self.issuer, self.audience)
+        return IdentityProvider(self.name, keys, self.issuer, self.audience, self.roles)
 
 
 @record
@@ -55,13 +56,13 @@ class AdminSettings:
     def read(cls, section: Section, directory: Path) -> AdminSettings:
         """Raises `UsageError("bad-config")`."""
         providers = []
+        roles = _read_roles(section, section.raw("roles"))
         issuer, audience = section.text("issuer"), section.text("audience")
         public_key = section.text("public_key", "admin.pub")
         if public_key is not None:
             providers.append(ProviderFiles(OWNER, directory / public_key, None, issuer, audience))
         for name, inner in section.sections("identity_providers").items():
-            providers.append(_read_provider(name, inner, directory))
-        roles = _read_roles(section, section.raw("roles"))
+            providers.append(_read_provider(name, inner, directory, roles))
         default_role, client_ca = section.text("default_role"), section.text("client_ca")
         if default_role is not None and default_role not in roles:
             raise section.fault("default_role", "there is no such role")
@@ -78,16 +79,21 @@ class AdminSettings:
         )
 
 
-def _read_provider(name: str, section: Section, directory: Path) -> ProviderFiles:
+def _read_provider(name: str, section: Section, directory: Path, known: Mapping[str, Role]) -> ProviderFiles:
     public_key, jwks = section.text("public_key"), section.text("jwks")
     if (public_key is None) == (jwks is None):
         raise section.fault("public_key", "either public_key (PEM) or jwks (a key set) is needed")
+    roles = section.texts("roles")
+    for role in roles:
+        if role not in known:
+            raise section.fault("roles", f"there is no role {role!r} in [admin.roles]")
     made = ProviderFiles(
         name,
         None if public_key is None else directory / public_key,
         None if jwks is None else directory / jwks,
         section.text("issuer"),
         section.text("audience"),
+        frozenset(roles) or None,
     )
     section.finish()
     return made

@@ -284,6 +284,7 @@ public_key = "admin.pub" # verifies admin tokens: Ed25519, P-256 or RSA
 # public_key = "alice.pub"         # or jwks = "keys.json"
 # issuer = "..."
 # audience = "..."
+# roles = ["team-a"]               # that it may give; without, all of them
 
 [admin.roles]            # role of a token -> regular expressions of whole request paths
 admin = ["/kbs/v0/.*"]
