@@ -73,10 +73,9 @@ def assemble(
         recorder = Recorder(database, config.recording, report=lambda why: log.write("recordings-lost", {"why": why}))
         closing.callback(recorder.close)
         metrics = Metrics(openapi.list_paths(), {*config.tees, *TEES}, shared=shared_metrics)
+        session_keys = SessionKeys(store_keys.read, lifetime=config.session_lifetime)
         broker = KeyBroker(
-            sessions=Sessions(
-                database, SessionKeys(store_keys.read, lifetime=config.session_lifetime), lifetime=config.session_lifetime
-            ),
+            sessions=Sessions(database, session_keys, lifetime=config.session_lifetime),
             verifiers=make_verifiers(
                 config.tees, config.plugins, roots=roots, collateral=collateral, directory=directory.path, log=log
             ),
@@ -111,7 +110,7 @@ def assemble(
             Readiness(database),
             metrics,
             public_metrics=config.metrics_listen is None,
-            page=PageSessions(store_keys.read()[0], lifetime=config.page_lifetime) if config.page else None,
+            page=PageSessions(session_keys, lifetime=config.page_lifetime) if config.page else None,
         )
         trail.start([(state.id, state.version) for state in policies.list() if state.version is not None])
         yield KbsServer(routes, config.limits, context, metrics_listen=config.metrics_listen)

@@ -23,11 +23,14 @@ LOOK_SECONDS = 1.0
 
 @record
 class Derived:
-    """Of one store key: what ids are authenticated by, what nonces are computed by, what tokens are sealed by."""
+    """Of one store key: what ids are authenticated by, what nonces are computed by, what tokens are sealed by; what cookies of
+    the owner's page are sealed by, what its forms are authenticated by."""
 
     id: Secret
     nonce: Secret
     token: Secret
+    page: Secret
+    form: Secret
 
 
 class SessionKeys:
@@ -72,7 +75,7 @@ class SessionKeys:
 
 
 def _derive(store_key: Secret) -> Derived:
-    infos = [b"enclave-cc/kbs-session/1 " + name for name in (b"id", b"nonce", b"token")]
+    infos = [b"enclave-cc/kbs-session/1 " + name for name in (b"id", b"nonce", b"token", b"page", b"form")]
     return Derived(*(hkdf_sha256(store_key, salt=b"", info=info, size=32) for info in infos))
 
 

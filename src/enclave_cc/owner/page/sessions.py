@@ -14,11 +14,11 @@ import json
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 from enclave_cc.crypto import aead, base64url
-from enclave_cc.crypto.kdf import hkdf_sha256
-from enclave_cc.crypto.secret import Secret
 from enclave_cc.errors import PeerError
+from enclave_cc.owner.kbs.session_keys import Derived, SessionKeys
 from enclave_cc.record import record
 
 # The prefix has browsers take the cookie from this very origin only, and over TLS only.
@@ -40,11 +40,10 @@ class PageSession:
 
 
 class PageSessions:
-    """Safe for many threads, equal in all processes with the same store key."""
+    """Safe for many threads, equal in all processes with the same store keys."""
 
-    def __init__(self, store_key: Secret, *, lifetime: int, now: Callable[[], float] = time.time) -> None:
-        self._cipher = aead.Aead(hkdf_sha256(store_key, salt=b"", info=_AAD + b" cookie", size=32))
-        self._form_key = hkdf_sha256(store_key, salt=b"", info=_AAD + b" form", size=32)
+    def __init__(self, keys: SessionKeys, *, lifetime: int, now: Callable[[], float] = time.time) -> None:
+        self._keys = keys
         self._lifetime = lifetime
         self._now = now
 
@@ -53,8 +52,8 @@ class PageSessions:
         end = int(self._now()) + self._lifetime
         members = {"subject": subject, "role": role, "provider": provider, "key": key, "expires": end}
         nonce = os.urandom(aead.NONCE_SIZE)
-        value = base64url.encode(nonce + self._cipher.encrypt(nonce, json.dumps(members).encode(), _AAD))
-        return f"{COOKIE}={value}; Path=/; Max-Age={self._lifetime}; Secure; HttpOnly; SameSite=Strict"
+        sealed = aead.Aead(self._keys.all()[0].page).encrypt(nonce, json.dumps(members).encode(), _AAD)
+        return f"{COOKIE}={base64url.encode(nonce + sealed)}; Path=/; Max-Age={self._lifetime}; Secure; HttpOnly; SameSite=Strict"
 
     @staticmethod
     def end() -> str:
@@ -63,15 +62,24 @@ class PageSessions:
 
     def read(self, cookie: str) -> PageSession:
         """Raises `PeerError("unauthenticated")` for a cookie that is not ours or has expired."""
-        try:
-            raw = base64url.decode(cookie, "the page's cookie") if len(cookie) <= _LONGEST else b""
-            members = json.loads(self._cipher.decrypt(raw[: aead.NONCE_SIZE], raw[aead.NONCE_SIZE :], _AAD))
-        except PeerError as error:
-            raise PeerError("unauthenticated", "the page's cookie is not of this KBS") from error
+        keys, members = self._open(cookie)
         if members["expires"] <= self._now():
             raise PeerError("unauthenticated", "the page's session has expired")
-        form_key = hmac.new(self._form_key.reveal(), cookie.encode(), hashlib.sha256).hexdigest()
+        form_key = hmac.new(keys.form.reveal(), cookie.encode(), hashlib.sha256).hexdigest()
         return PageSession(**members, form_key=form_key)
+
+    def _open(self, cookie: str) -> tuple[Derived, dict[str, Any]]:
+        try:
+            raw = base64url.decode(cookie, "the page's cookie") if len(cookie) <= _LONGEST else b""
+        except PeerError:
+            raw = b""
+        nonce, sealed = raw[: aead.NONCE_SIZE], raw[aead.NONCE_SIZE :]
+        for keys in self._keys.all() if raw else ():
+            try:
+                return keys, json.loads(aead.Aead(keys.page).decrypt(nonce, sealed, _AAD))
+            except PeerError:
+                continue
+        raise PeerError("unauthenticated", "the page's cookie is not of this KBS")
 
     @staticmethod
     def check_form(session: PageSession, given: str | None) -> None:

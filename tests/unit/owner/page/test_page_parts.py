@@ -13,11 +13,13 @@ from enclave_cc.owner.kbs.admin import AdminGate
 from enclave_cc.owner.kbs.decisions import Log
 from enclave_cc.owner.kbs.http import HttpAnswer, HttpRequest
 from enclave_cc.owner.kbs.routing import Call, Table
+from enclave_cc.owner.kbs.session_keys import SessionKeys
 from enclave_cc.owner.page import differences
 from enclave_cc.owner.page.paths import PagePaths, _parse_form
 from enclave_cc.owner.page.sessions import COOKIE, PageSessions
 
-KEY = Secret(bytes(range(32)))
+STORE_KEY = Secret(bytes(range(32)))
+KEY = SessionKeys(lambda: (STORE_KEY,), lifetime=300)
 
 
 def cookie_of(header: str) -> str:
@@ -32,7 +34,26 @@ def test_a_session_is_read_by_every_process_with_the_key() -> None:
     with pytest.raises(PeerError, match="expired"):
         PageSessions(KEY, lifetime=60, now=lambda: 1060).read(cookie)
     with pytest.raises(PeerError, match="not of this KBS"):
-        PageSessions(Secret(bytes(32)), lifetime=60, now=lambda: 1000).read(cookie)
+        PageSessions(SessionKeys(lambda: (Secret(bytes(32)),), lifetime=300), lifetime=60, now=lambda: 1000).read(cookie)
+
+
+def test_who_has_the_old_store_key_makes_no_cookies_for_long() -> None:
+    """A store key that leaked is changed while the KBS serves: what it seals is believed as long as challenges live."""
+    clock, new = [0.0], Secret(bytes(reversed(range(32))))
+    present = [STORE_KEY]
+    serving = PageSessions(SessionKeys(lambda: present, lifetime=300, clock=lambda: clock[0]), lifetime=3600)
+    forged = cookie_of(PageSessions(KEY, lifetime=3600).begin("mallory", "admin", "owner", "kid"))
+    assert serving.read(forged).subject == "mallory"
+    present[:] = [new, STORE_KEY]
+    clock[0] += 10
+    assert serving.read(cookie_of(serving.begin("alice", "admin", "owner", "kid"))).subject == "alice"
+    present[:] = [new]
+    clock[0] += 10
+    own = cookie_of(serving.begin("alice", "admin", "owner", "kid"))
+    clock[0] += 301
+    assert serving.read(own).subject == "alice"
+    with pytest.raises(PeerError, match="not of this KBS"):
+        serving.read(forged)
 
 
 def test_a_form_key_is_of_one_session() -> None:
