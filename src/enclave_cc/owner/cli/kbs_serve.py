@@ -61,11 +61,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     import asyncio
 
-    from enclave_cc.owner.kbs import assembly, server
+    from enclave_cc.owner.kbs import assembly, serving
     from enclave_cc.owner.kbs.metrics import SharedSlots
 
     slots = None if arguments.metrics_descriptor is None else SharedSlots(arguments.metrics_descriptor)
     inherited = None if arguments.descriptor is None else socket.socket(fileno=arguments.descriptor)
     with assembly.assemble(directory, config, shared_metrics=slots) as kbs:
-        asyncio.run(server.serve(kbs, host, port, announce, listener=inherited))
+        asyncio.run(serving.serve(kbs, host, port, announce, listener=inherited))
     return 0

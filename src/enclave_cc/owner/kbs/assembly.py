@@ -23,9 +23,10 @@ from enclave_cc.owner.kbs.recordings import Recorder
 from enclave_cc.owner.kbs.resource_stores import open_key_source, open_resources
 from enclave_cc.owner.kbs.roots import RootStore
 from enclave_cc.owner.kbs.routes import Routes
-from enclave_cc.owner.kbs.server import KbsServer, make_tls_context
+from enclave_cc.owner.kbs.server import KbsServer
 from enclave_cc.owner.kbs.session_keys import SessionKeys
 from enclave_cc.owner.kbs.sessions import Sessions
+from enclave_cc.owner.kbs.tls import make_tls_context
 from enclave_cc.owner.kbs.token_keys import TokenKeys, read_key_set
 from enclave_cc.owner.kbs.tokens import LEEWAY, TokenIssuer
 from enclave_cc.owner.kbs.trusted_issuers import TrustedIssuers

@@ -1,8 +1,9 @@
-"""aiohttp's connections, with our manners: errors as Error JSON, and nothing of a client in any log."""
+"""aiohttp's connections, with our manners: errors as Error JSON, nothing of a client in any log; and how many there may be."""
 
 from __future__ import annotations
 
 import logging
+import resource
 from typing import Any
 
 from aiohttp import web
@@ -18,6 +19,23 @@ _SILENT.addHandler(logging.NullHandler())
 # An attestation token is sent as a header, and has the claims of init-data in it: some certificates, in base64 twice. All
 # fields together are 1 MB, as by aiohttp's own numbers (8 kB, 128).
 MAX_FIELD, MAX_FIELDS = 32 * 1024, 32
+
+MAX_CONNECTIONS = 2048
+# Of that many connections, of as many in their handshake (which nothing but its deadline ends), of all else.
+_DESCRIPTORS = 2 * MAX_CONNECTIONS + 512
+
+
+def count_connections() -> int:
+    """How many there may be with the descriptors that this process has."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)  # Linux has no number that means "endless" here
+    return min(MAX_CONNECTIONS, descriptors // 2)
+
+
+def raise_descriptor_limit() -> None:
+    """To what the connections need, as far as the administrator lets us: 1024 is what a shell gives."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < min(hard, _DESCRIPTORS):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, _DESCRIPTORS), hard))
 
 
 class Connection(web.RequestHandler):

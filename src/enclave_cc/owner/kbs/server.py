@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import resource
-import signal
 import socket
 import ssl
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from aiohttp import ClientPayloadError, web
 
-from enclave_cc.errors import EnclaveCcError, PeerError, UsageError
+from enclave_cc.errors import EnclaveCcError, PeerError
 from enclave_cc.owner.kbs.admission import Admission, TooMany
-from enclave_cc.owner.kbs.connections import Server
+from enclave_cc.owner.kbs.connections import Server, count_connections, raise_descriptor_limit
 from enclave_cc.owner.kbs.http import HttpAnswer, HttpRequest
 from enclave_cc.owner.kbs.limits import Limits
 from enclave_cc.owner.kbs.metrics_listener import serve_metrics
@@ -39,9 +35,6 @@ HANDSHAKE_SECONDS = 10.0
 SHUTDOWN_SECONDS = 1.0
 # A worker that takes few connections at once leaves the others to its siblings.
 _ACCEPT_AT_ONCE = 4
-MAX_CONNECTIONS = 2048
-# Descriptors: of that many connections, of as many in their handshake (which nothing but its deadline ends), of all else.
-_DESCRIPTORS = 2 * MAX_CONNECTIONS + 512
 # More than can compute: most of them wait for the disk, and those that wait at the same time share one commit.
 _WORKERS = 16
 
@@ -70,7 +63,7 @@ class KbsServer:
     async def start(self, host: str, port: int, listener: socket.socket | None = None) -> None:
         """Listens, on `listener` if there is one. Raises `EnvironmentFault("environment")` when the address is taken or
         not ours."""
-        _raise_descriptor_limit()
+        raise_descriptor_limit()
         connections = Server(self._handle, self.routes.metrics, keepalive_timeout=self.limits.request_deadline)
         self._runner = web.ServerRunner(connections, shutdown_timeout=SHUTDOWN_SECONDS)
         await self._runner.setup()
@@ -271,8 +264,7 @@ class KbsServer:
             await asyncio.sleep(min(1.0, self.limits.request_deadline / 4))
             alive = set(self._runner.server.connections) if self._runner.server else set()
             now = time.monotonic()
-            descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)  # Linux has no number that means "endless" here
-            most = min(MAX_CONNECTIONS, descriptors // 2)
+            most = count_connections()
             for protocol, since in list(self._quiet_since.items()):
                 waiting = now - since
                 if protocol not in alive and waiting > HANDSHAKE_SECONDS + 1:
@@ -289,13 +281,6 @@ class KbsServer:
 _HEALTH = frozenset(("/healthz", "/readyz"))
 _HANDSHAKE = frozenset((f"{messages.PREFIX}/auth", f"{messages.PREFIX}/attest"))
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-
-
-def _raise_descriptor_limit() -> None:
-    """To what the connections need, as far as the administrator lets us: 1024 is what a shell gives."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < min(hard, _DESCRIPTORS):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, _DESCRIPTORS), hard))
 
 
 def _read_head(request: web.BaseRequest) -> HttpRequest:
@@ -324,56 +309,3 @@ def _place(error: BaseException) -> str:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "?"
-
-
-def make_tls_context(certificate: str, key: str, *, client_ca: Path | None = None) -> ssl.SSLContext:
-    """TLS 1.2 and 1.3 with one certificate and key (paths).
-
-    With `client_ca`, a client is asked for a certificate, which must be by one of these authorities if it shows one.
-    Attesters have none, so that nobody must; admin paths do. Raises `UsageError("bad-config")`.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.num_tickets = 0  # an attester comes once; and a ticket is of one process, the next connection of any
-    try:
-        context.load_cert_chain(certificate, key)
-        if client_ca is not None:
-            context.load_verify_locations(client_ca)
-            context.verify_mode = ssl.CERT_OPTIONAL
-    except OSError as error:  # SSLError is one
-        raise UsageError("bad-config", f"{client_ca or certificate}: not a PEM certificate that TLS can use") from error
-    return context
-
-
-async def serve(
-    server: KbsServer, host: str, port: int, ready: Callable[[str], None], *, listener: socket.socket | None = None
-) -> None:
-    """Serves until SIGTERM or SIGINT; a second one hurries the end. `ready` gets the URL once connections are taken.
-
-    With `listener`, as a worker: also until standard input ends, which is the parent's end."""
-    stopping, hurry = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def end() -> None:
-        (hurry if stopping.is_set() else stopping).set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, end)
-    if listener is not None:
-        loop.add_signal_handler(signal.SIGHUP, lambda: None)  # for the parent
-
-        def orphaned() -> None:
-            loop.remove_reader(0)
-            stopping.set()
-
-        loop.add_reader(0, orphaned)
-    await server.start(host, port, listener)
-    roots = [{"name": root.name, "simulated": root.simulated} for root in server.routes.roots.list_roots()]
-    evidence = sorted(server.routes.broker.verifiers)
-    server.routes.log.write("serving", {"url": server.url, "roots": roots, "evidence": evidence})
-    try:
-        ready(server.url)
-        await stopping.wait()
-    finally:
-        await server.stop(hurry)
-        sys.stderr.flush()
