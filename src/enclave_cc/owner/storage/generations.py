@@ -1,8 +1,10 @@
 """How processes on one database keep what they read of it, and still see each other's changes in time.
 
 What rarely changes (policies, reference values, platform roots) belongs to a *topic* with a number in the table
-`generation`. `change` counts it up in the changing transaction; a `Cache` keeps what it loaded until the number differs.
-The numbers are read at most once in `FRESH_SECONDS`, all in one small query, however many requests come.
+`generation`. `change` raises it in the changing transaction, by a random step; a `Cache` keeps what it loaded until the number
+differs. The numbers are read at most once in `FRESH_SECONDS`, all in one small query, however many requests come. Steps are
+random so that a number never comes twice: a standby that took over without the last changes, and is changed then, would
+otherwise have the numbers of what was lost.
 
 A change counts once it is acknowledged: `change` returns `FRESH_SECONDS` after its commit, and what is looked up later
 than that, in any process, is looked up in numbers that were read after the commit. No clocks are compared.
@@ -10,6 +12,7 @@ than that, in any process, is looked up in numbers that were read after the comm
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +22,7 @@ from enclave_cc.owner.storage.database import Connection, Database, transact
 
 T = TypeVar("T")
 FRESH_SECONDS = 0.02
+_STEP = 1 << 32
 _ABSENT = object()
 
 
@@ -50,9 +54,9 @@ class Generations:
         def count_up(db: Connection) -> T:
             result = work(db)
             db.execute(
-                "INSERT INTO generation (topic, number) VALUES (?, 1)"
-                " ON CONFLICT (topic) DO UPDATE SET number = generation.number + 1",
-                (topic,),
+                "INSERT INTO generation (topic, number) VALUES (?, ?)"
+                " ON CONFLICT (topic) DO UPDATE SET number = generation.number + excluded.number",
+                (topic, 1 + secrets.randbelow(_STEP)),
             )
             return result
 
@@ -76,14 +80,14 @@ class Cache(Generic[T]):
         """What `load` gave for `key` in the present generation; what it raises is not kept."""
         number = self._generations.number(self._topic)
         with self._lock:
-            if self._number < number:
+            if self._number != number:
                 self._entries, self._number = {}, number
             found = self._entries.get(key, _ABSENT)
         if found is not _ABSENT:
             return found  # type: ignore[return-value]
         loaded = load()
         with self._lock:
-            # Loaded after `number` was read, so not older than it; if the process knows a newer one, it may be stale.
+            # Loaded after `number` was read, so not older than it; if the process knows another one, it may be stale.
             if self._number == number:
                 if len(self._entries) >= self._size:
                     self._entries.clear()

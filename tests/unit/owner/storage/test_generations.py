@@ -133,3 +133,25 @@ def test_what_was_loaded_across_a_change_is_not_kept_as_new(open_another: Callab
 
     assert cache.get("a", slow) == 1
     assert cache.get("a", lambda: read_value(database)) == 2
+
+
+def test_a_database_that_lost_changes_brings_nothing_back(open_another: Callable[[], Database]) -> None:
+    """A standby that took over without the last change: the next one must not be taken for the one that was lost."""
+    database = open_another()
+    seen = Generations(database)
+    cache: Cache[int] = Cache(seen, "root")
+    Generations(open_another()).change("root", set_value(1))
+    with database.read() as db:
+        kept = db.execute("SELECT number FROM generation WHERE topic = 'root'").fetchone()[0]
+    Generations(open_another()).change("root", set_value(2))
+    assert cache.get("a", lambda: read_value(database)) == 2
+    with database.write() as db:
+        set_value(1)(db)
+        db.execute("UPDATE generation SET number = ?", (kept,))
+    Generations(open_another()).change("root", set_value(3))
+    assert cache.get("a", lambda: read_value(database)) == 3
+    with database.write() as db:
+        set_value(1)(db)
+        db.execute("UPDATE generation SET number = ?", (kept,))
+    time.sleep(module.FRESH_SECONDS * 2)
+    assert cache.get("a", lambda: read_value(database)) == 1
