@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Error, Page, expect, sync_playwright
 
 from enclave_cc.errors import PeerError
 from enclave_cc.owner.page.sessions import COOKIE
@@ -62,13 +62,29 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
     made.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     yield made
     made.close()
-    assert [text for text in complaints if "status of 401" not in text] == []  # asked to enter again
+    harmless = ("status of 401", _OTHERS)  # asked to enter again
+    assert [text for text in complaints if not any(each in text for each in harmless)] == []
+
+
+# Chromium gives its requests up when an interface comes or goes: other tests beside this one make pods.
+_OTHERS = "ERR_NETWORK_CHANGED"
+
+
+def visit(page: Page, url: str) -> None:
+    for left in reversed(range(5)):
+        try:
+            page.goto(url)
+        except Error as error:
+            if _OTHERS not in str(error) or not left:
+                raise
+        else:
+            return
 
 
 @pytest.fixture
 def page(context: BrowserContext, filled: Kbs) -> Page:
     opened = context.new_page()
-    opened.goto(filled.cli("kbs", "page").stdout.strip())
+    visit(opened, filled.cli("kbs", "page").stdout.strip())
     opened.wait_for_url("**/page/overview")
     return opened
 
@@ -79,7 +95,7 @@ def test_the_link_enters_and_leaves_no_token_behind(page: Page) -> None:
     expect(page.get_by_role("heading", name="Overview")).to_be_visible()
     expect(page.get_by_text("This KBS trusts a simulated platform")).to_be_visible()
     page.get_by_role("button", name="Leave").click()
-    page.goto(page.url.replace("/enter", "/overview"))
+    visit(page, page.url.replace("/enter", "/overview"))
     expect(page.get_by_label("Admin token")).to_be_visible()
 
 
@@ -116,10 +132,10 @@ def test_resources_are_names_only(page: Page) -> None:
 
 def test_texts_of_others_are_texts(page: Page) -> None:
     for view in ("policy?id=resource-policy", "resources", "references", "audit"):
-        page.goto(page.url.rsplit("/page/", 1)[0] + f"/page/{view}")
+        visit(page, page.url.rsplit("/page/", 1)[0] + f"/page/{view}")
         assert page.locator("img[src='x'], main script").count() == 0
         assert page.title() != "owned"
-    page.goto(page.url.rsplit("/page/", 1)[0] + "/page/policy?id=resource-policy")
+    visit(page, page.url.rsplit("/page/", 1)[0] + "/page/policy?id=resource-policy")
     expect(page.get_by_text("<img src=x").first).to_be_visible()
 
 
@@ -160,10 +176,10 @@ def test_nothing_overflows(browser: Browser, filled: Kbs, scheme: str, width: in
         viewport={"width": width, "height": 800},  # type: ignore[arg-type]
     )
     page = context.new_page()
-    page.goto(filled.cli("kbs", "page").stdout.strip())
+    visit(page, filled.cli("kbs", "page").stdout.strip())
     page.wait_for_url("**/page/overview")
     for view in ("overview", "resources", "policies", "policy?id=resource-policy", "references", "audit"):
-        page.goto(page.url.rsplit("/page/", 1)[0] + f"/page/{view}")
+        visit(page, page.url.rsplit("/page/", 1)[0] + f"/page/{view}")
         assert page.evaluate("document.documentElement.scrollWidth") <= width, view
     context.close()
 
