@@ -148,7 +148,7 @@ class Node:
         text = launcher.make_launcher()
         if not forked:
             line = "from enclave_cc.host.shim.__main__"
-            other = f"from enclave_cc.host.shim import fork_server\n\nfork_server.__file__ = os.devnull\n{line}"
+            other = f"from enclave_cc.host.shim import fork_server\n\nfork_server.LOADED = 'none'\n{line}"
             text = text.replace(line, other)
         self.shim.write_text(text)
         self.shim.chmod(0o755)

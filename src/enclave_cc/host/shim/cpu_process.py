@@ -28,7 +28,7 @@ from enclave_cc.errors import EnclaveCcError
 from enclave_cc.host.sandbox import cgroups
 from enclave_cc.host.sandbox.bundle import read_bundle
 from enclave_cc.host.sandbox.enclaves import SimulatedEnclaves
-from enclave_cc.host.shim import surroundings
+from enclave_cc.host.shim import preloading, surroundings
 from enclave_cc.host.shim.enclaves import MESSAGE_LIMIT
 
 _SWITCH_INTERVAL = 0.0005  # as in a supervisor: the quoting enclave's making must not hold up a launch
@@ -39,6 +39,7 @@ def serve(words: Sequence[str], descriptors: Sequence[int]) -> None:
     """Until the shim ends, or nobody has asked for a while. `words`: pod, platform's directory, cache of measurements, CPU
     socket's path; `descriptors`: the shim's socket, and one that is open as long as we live.
     """
+    preloading.withdraw_from_merging()
     pod, state, measurements, path = words
     surroundings.show_as(["enclave-cc-simulated-cpu", pod])
     sys.setswitchinterval(_SWITCH_INTERVAL)

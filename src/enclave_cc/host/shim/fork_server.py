@@ -4,8 +4,8 @@
 
 The snapshotter runs it, as that is on every node, with a pipe at its standard input that ends it. Whoever wants a fork
 asks when it listens, and otherwise does without: a server that is absent, dead, hung, of another installation or in other
-surroundings (`surroundings.py`) costs speed alone. Its socket's name tells which code it has loaded; it ends when that
-code is replaced, to be started anew.
+surroundings (`surroundings.py`) costs speed alone. Its socket's name tells which code it has loaded, and nobody asks one of
+other code than his own; it ends when its code is replaced, to be started anew.
 
     asker -> fork   one message, NUL between its parts: number of words, role, working directory, words, environment;
                     descriptors beside it
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # `signal` makes enumerations, which forks would copy
 import _socket
+import errno
 import os
 
 TYPE_CHECKING = False
@@ -36,22 +37,32 @@ _DEADLINE = 2.0  # seconds for which an asker waits, and a fork
 _LOOK = 30_000  # milliseconds between looks whether the code was replaced
 _MAX_DESCRIPTORS = 4
 _CREDENTIALS = 12  # bytes of struct ucred: pid, uid, gid
+_PREFIX = "rune-"  # of sockets' names
+_PACKAGES = __file__.rsplit("/", 4)[0]
 
 
-def address() -> str:
-    """Differs with the place and the age of the code."""
-    from enclave_cc.host.shim import bootstrap
-
-    about = os.stat(__file__)  # noqa: PTH116
+def identify_code() -> str:
+    """Of what lies on disk: differs with its place and its age. A directory of packages changes with each that is installed."""
+    about, packages = os.stat(__file__), os.stat(_PACKAGES)  # noqa: PTH116
     try:
         from _blake2 import blake2b
     except ImportError:
         from hashlib import blake2b
-    code = blake2b(f"{__file__} {about.st_mtime_ns} {about.st_ino}".encode(), digest_size=8).hexdigest()
-    return f"{bootstrap.SOCKETS}/rune-{code}"
+    text = f"{__file__} {about.st_mtime_ns} {about.st_ino} {packages.st_mtime_ns}"
+    return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def ask(role: str, words: Sequence[str], descriptors: Sequence[int]) -> bool:
+LOADED = identify_code()  # a shim that an upgrade leaves running must not ask the new code's server
+
+
+def address(code: str = "") -> str:
+    """Of the server that has loaded this code: our own, if none is named."""
+    from enclave_cc.host.shim import bootstrap
+
+    return f"{bootstrap.SOCKETS}/{_PREFIX}{code or LOADED}"
+
+
+def ask(role: str, words: Sequence[str], descriptors: Sequence[int], *, code: str = "") -> bool:
     """Has the fork server make a process that does what `role` says; False when that was not to be had, and then nothing
     was done.
     """
@@ -60,7 +71,7 @@ def ask(role: str, words: Sequence[str], descriptors: Sequence[int]) -> bool:
     client = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     try:
         client.settimeout(_DEADLINE)
-        client.connect(address())
+        client.connect(address(code))
         if _peer_of(client)[1] != os.geteuid():
             return False
         head = [str(len(words)), role, os.getcwd(), *words]  # noqa: PTH109
@@ -110,38 +121,46 @@ def run(roles: Roles) -> None:
         while (0, select.POLLHUP) not in (ready := poll.poll(_LOOK)):
             if ready:
                 _take(listener, roles)
-            elif _is_replaced(path):
+            elif _is_replaced():
                 return
     finally:
         os.unlink(path)  # noqa: PTH108
 
 
-def _is_replaced(path: str) -> bool:
+def _is_replaced() -> bool:
     try:
-        return address() != path
+        return identify_code() != LOADED
     except OSError:
         return True
 
 
 def _listen(path: str) -> _socket.socket:
-    """Raises `OSError` when another listens there."""
-    os.makedirs(os.path.dirname(path), mode=0o711, exist_ok=True)  # noqa: PTH103, PTH120
+    """Raises `OSError` when another listens there. Takes away what killed ones left, of whatever code."""
+    directory = os.path.dirname(path)  # noqa: PTH120
+    os.makedirs(directory, mode=0o711, exist_ok=True)  # noqa: PTH103
+    for name in os.listdir(directory):  # noqa: PTH208
+        if name.startswith(_PREFIX) and _is_dead(f"{directory}/{name}"):
+            os.unlink(f"{directory}/{name}")  # noqa: PTH108
     listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-    os.fchmod(listener.fileno(), 0o600)
     try:
+        os.fchmod(listener.fileno(), 0o600)
         listener.bind(path)
+        listener.listen(64)
     except OSError:
-        probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-        try:
-            if probe.connect_ex(path) == 0:
-                raise
-        finally:
-            probe.close()
-        os.unlink(path)  # noqa: PTH108 - left by one that was killed
-        listener.bind(path)
-    listener.listen(64)
+        listener.close()
+        raise
     listener.setblocking(False)
     return listener
+
+
+def _is_dead(path: str) -> bool:
+    """Whether nobody listens. Waits for nothing: a hung one whose queue is full has listened."""
+    probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    try:
+        probe.setblocking(False)
+        return probe.connect_ex(path) == errno.ECONNREFUSED
+    finally:
+        probe.close()
 
 
 def _take(listener: _socket.socket, roles: Roles) -> None:
@@ -183,12 +202,12 @@ def _prepare(client: _socket.socket) -> tuple[str, list[str], list[int]] | None:
     count, role, directory, *rest = data.split(b"\0")
     words, environment = rest[: int(count)], rest[int(count) :]
     surroundings.close_all_but({client.fileno(), *descriptors})
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     surroundings.take_over(pid)
     for item in environment:
         name, equals, value = item.partition(b"=")
         if equals:
             os.environb[name] = value
-    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     os.setsid()
     os.chdir(directory)
     client.send(_READY)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _M_ARENA_MAX = -8  # malloc.h
-_MADV_MERGEABLE = 12  # mman.h
+_MADV_MERGEABLE, _MADV_UNMERGEABLE = 12, 13  # mman.h
 
 
 def load_all() -> None:
@@ -29,19 +29,22 @@ def load_all() -> None:
     _enlarge_interned()
     libc = ctypes.CDLL(None)
     libc.mallopt(_M_ARENA_MAX, 1)  # else each thread has one of its own
-    _offer_for_merging(libc)
+    # Most pages that forks copied are alike in all of them: a node that runs KSM keeps them once, and no other does anything.
+    _advise(libc, _MADV_MERGEABLE)
 
 
-def _offer_for_merging(libc: ctypes.CDLL) -> None:
-    """Most pages that forks copied are alike in all of them: a node that runs KSM keeps them once, and no other does anything.
+def withdraw_from_merging() -> None:
+    """For a fork that is to hold keys: how long a write takes would tell others on the node which pages are like theirs."""
+    _advise(ctypes.CDLL(None), _MADV_UNMERGEABLE)
 
-    Mapping by mapping, as prctl(PR_SET_MEMORY_MERGE) would go on to whatever forks execute, workloads included.
-    """
+
+def _advise(libc: ctypes.CDLL, advice: int) -> None:
+    """Mapping by mapping, as prctl(PR_SET_MEMORY_MERGE) would go on to whatever forks execute, workloads included."""
     for line in Path("/proc/self/maps").read_text().splitlines():
         place, mode, _, _, inode, *name = line.split(maxsplit=5)
         if mode == "rw-p" and inode == "0" and (not name or name[0] == "[heap]"):
             start, end = (int(number, 16) for number in place.split("-"))
-            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_MERGEABLE)
+            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), advice)
 
 
 def _enlarge_interned() -> None:

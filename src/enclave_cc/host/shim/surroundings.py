@@ -1,12 +1,14 @@
 """Where a process stands: what a fork of the fork server takes over from whoever asked for it, and what must be alike.
 
 A shim that was started plainly inherits all of this from containerd. A fork inherits it from the fork server, which runs
-in another service: control groups (it would die with that service), OOM score, limits, priority, umask are taken over;
-identity, privileges, namespaces, root and security label cannot be, and must be the same already.
+in another service: control groups (it would die with that service), OOM score, limits, priority, processors, umask, ignored
+and blocked signals are taken over; identity, privileges, namespaces, root, security label and kind of scheduling are not,
+and must be the same already.
 """
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` makes enumerations, which forks would copy
 import ctypes
 import os
 import resource
@@ -37,6 +39,8 @@ def take_over(pid: int) -> None:
         raise ValueError("another root")
     if _read_label(there) != _read_label(here):
         raise ValueError("another security label")
+    if os.sched_getscheduler(pid) != os.sched_getscheduler(0):
+        raise ValueError("another scheduling")
     os.umask(next(int(line[6:], 8) for line in status if line.startswith(b"Umask:")))
     groups = _read(f"{there}cgroup")
     if groups != _read(f"{here}cgroup"):
@@ -50,6 +54,25 @@ def take_over(pid: int) -> None:
     priority = os.getpriority(os.PRIO_PROCESS, pid)
     if priority != os.getpriority(os.PRIO_PROCESS, 0):
         os.setpriority(os.PRIO_PROCESS, 0, priority)
+    processors = os.sched_getaffinity(pid)
+    if processors != os.sched_getaffinity(0):
+        os.sched_setaffinity(0, processors)
+    _take_over_signals(status, own)
+
+
+def _take_over_signals(status: list[bytes], own: list[bytes]) -> None:
+    """What is ignored and what is blocked: programs inherit both, down to the workload."""
+    there, here = _read_signals(status, b"SigIgn:"), _read_signals(own, b"SigIgn:")
+    for number in range(1, _signal.NSIG):
+        if (there ^ here) >> (number - 1) & 1:
+            _signal.signal(number, _signal.SIG_IGN if there >> (number - 1) & 1 else _signal.SIG_DFL)
+    blocked = _read_signals(status, b"SigBlk:")
+    if blocked != _read_signals(own, b"SigBlk:"):
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, [n for n in range(1, _signal.NSIG) if blocked >> (n - 1) & 1])
+
+
+def _read_signals(status: list[bytes], name: bytes) -> int:
+    return next(int(line[len(name) :], 16) for line in status if line.startswith(name))
 
 
 def join_groups(listed: str) -> None:

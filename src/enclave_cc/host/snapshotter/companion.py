@@ -67,7 +67,8 @@ class Companion(threading.Thread):
         answered, misses = False, 0
         with process:
             while not self._has_ended(process, _LOOK if answered else _PAUSE):
-                if fork_server.ask("ping", (), ()):
+                # It has loaded what lies on disk; that may be newer than what we have.
+                if fork_server.ask("ping", (), (), code=fork_server.identify_code()):
                     answered, misses = True, 0
                 else:
                     misses += 1

@@ -91,6 +91,22 @@ def test_a_dead_shims_socket_is_replaced(sockets: Path) -> None:
         assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_hung_shim_with_a_full_queue_holds_up_no_start(sockets: Path) -> None:
+    path = str(sockets / "full")
+    waiting = []
+    with socket.socket(socket.AF_UNIX) as hung:
+        hung.bind(path)
+        hung.listen(0)
+        with pytest.raises(BlockingIOError):
+            while True:
+                waiting.append(socket.socket(socket.AF_UNIX))
+                waiting[-1].setblocking(False)
+                waiting[-1].connect(path)
+        assert bootstrap.listen(path) is None
+        for client in waiting:
+            client.close()
+
+
 def test_sockets_of_shims_that_never_listened_go(short_path: Path) -> None:
     import socket
 

@@ -24,9 +24,12 @@ from enclave_cc.host.shim import bootstrap, fork_server, launcher
 from enclave_cc.host.snapshotter import companion
 
 SERVER = """
-import gc, os, resource, socket, sys
+import gc, os, resource, signal, socket, sys
 from enclave_cc.host.shim import bootstrap, fork_server
 bootstrap.SOCKETS, fork_server.__file__, fork_server._LOOK = sys.argv[1], sys.argv[2], 50
+fork_server.LOADED = fork_server.identify_code()
+signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
 def tell(words, descriptors):
     open(os.path.join(sys.argv[1], "told"), "w").close()
     accepted, _ = socket.socket(fileno=descriptors[0]).accept()
@@ -37,15 +40,17 @@ def tell(words, descriptors):
         links=sorted(l for l in links if not l.startswith("socket:")), session=os.getsid(0) == os.getpid(),
         limit=resource.getrlimit(resource.RLIMIT_NOFILE), nice=os.getpriority(os.PRIO_PROCESS, 0),
         groups=open("/proc/self/cgroup").read(), score=open("/proc/self/oom_score_adj").read(), sockets=len(links),
-        collecting=gc.isenabled(), frozen=gc.get_freeze_count() > 1000)
+        collecting=gc.isenabled(), frozen=gc.get_freeze_count() > 1000, processors=os.sched_getaffinity(0),
+        signals=[line for line in open("/proc/self/status") if line.startswith(("SigBlk", "SigIgn"))])
     accepted.sendall(repr(told).encode())
 fork_server.run({"tell": tell, "ping": lambda *_: None})
 """
 
 ASKER = """
-import os, resource, socket, sys
+import os, resource, signal, socket, sys
 from enclave_cc.host.shim import bootstrap, fork_server
 bootstrap.SOCKETS, fork_server.__file__ = sys.argv[1], sys.argv[2]
+fork_server.LOADED = fork_server.identify_code()
 exec(sys.argv[3])
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(sys.argv[1] + "/tell")
@@ -64,7 +69,7 @@ class Server:
         command = [sys.executable, "-c", SERVER, str(directory), str(self.code)]
         environment = {**os.environ, "ONLY_THERE": "in the server's environment"}
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
-        wait_until(lambda: fork_server.ask("ping", (), ()))
+        wait_until(lambda: fork_server.ask("ping", (), (), code=fork_server.identify_code()))
 
     @property
     def pid(self) -> int:
@@ -101,6 +106,7 @@ def server(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server
     monkeypatch.setattr(bootstrap, "SOCKETS", str(short_path))
     monkeypatch.setattr(fork_server, "__file__", str(short_path / "code"))
     made = Server(short_path)
+    monkeypatch.setattr(fork_server, "LOADED", fork_server.identify_code())
     yield made
     made.process.kill()
     with made.process:
@@ -134,6 +140,23 @@ def test_limits_priority_umask_and_score_are_the_askers(server: Server) -> None:
     assert told["score"] == Path("/proc/self/oom_score_adj").read_text()
 
 
+def test_signals_and_processors_are_the_askers(server: Server) -> None:
+    """What is ignored or blocked, programs inherit, down to the workload."""
+    usual = [line for line in Path("/proc/self/status").read_text().splitlines(True) if line.startswith(("SigBlk", "SigIgn"))]
+    assert server.ask_from() == 0
+    assert server.read_told()["signals"] == usual
+    preparation = (
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN); signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1]); "
+        "os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])"
+    )
+    assert server.ask_from(preparation) == 0
+    told = server.read_told()
+    blocked, ignored = (int(line.split()[1], 16) for line in told["signals"])
+    assert blocked == 1 << signal.SIGUSR1 - 1
+    assert ignored == int(usual[1].split()[1], 16) | 1 << signal.SIGHUP - 1
+    assert told["processors"] == {min(os.sched_getaffinity(0))}
+
+
 @pytest.mark.root
 def test_a_fork_is_in_the_askers_control_groups(server: Server) -> None:
     top = next(p for p in (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")) if p.is_dir())
@@ -157,6 +180,7 @@ def test_a_fork_is_in_the_askers_control_groups(server: Server) -> None:
         "import ctypes; assert not ctypes.CDLL(None).unshare(0x40000000)",  # network
         "import ctypes; assert not ctypes.CDLL(None).prctl(24, 21, 0, 0, 0)",  # a smaller bounding set
         "os.setgroups([12345])",
+        "os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))",
     ],
 )
 def test_whoever_stands_elsewhere_gets_none(server: Server, elsewhere: str) -> None:
@@ -172,15 +196,78 @@ def test_without_it_nothing_is_made(short_path: Path, monkeypatch: pytest.Monkey
     assert not fork_server.ask("ping", (), ())
 
 
-def test_one_of_other_code_is_not_asked_and_ends(server: Server) -> None:
-    asked = fork_server.address()
-    fresh = server.directory / "fresh"
+def replace(code: Path) -> None:
+    """As an upgrade does."""
+    fresh = code.with_name("fresh")
     fresh.touch()
-    fresh.rename(server.code)  # as an upgrade does
-    assert fork_server.address() != asked
-    assert not fork_server.ask("ping", (), ())
+    fresh.rename(code)
+
+
+def test_one_whose_code_was_replaced_ends(server: Server) -> None:
+    path = Path(fork_server.address())
+    replace(server.code)
+    assert fork_server.identify_code() != fork_server.LOADED
     assert server.process.wait(10) == 0
-    assert not Path(asked).exists()
+    assert not path.exists()
+
+
+def test_who_has_loaded_other_code_does_not_ask(server: Server) -> None:
+    """A shim that runs since before an upgrade, beside the server of after."""
+    assert server.ask_from("fork_server.LOADED = 'older'") == 9
+    assert not (server.directory / "told").exists()
+    (server.directory / "tell").unlink()
+    replace(server.code)
+    server.process.wait(10)
+    newer = Server(server.directory)
+    try:
+        assert not fork_server.ask("ping", (), ())
+        assert newer.ask_from() == 0
+        assert newer.read_told()["parent"] == newer.pid
+    finally:
+        newer.process.kill()
+        with newer.process:
+            pass
+
+
+def test_what_killed_ones_left_is_taken_away_and_nothing_else(server: Server) -> None:
+    left, others = server.directory / "rune-0123456789abcdef", server.directory / "0123456789abcdef-rune"
+    for path in (left, others):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dead:
+            dead.bind(str(path))
+            dead.listen()
+    fork_server._listen(f"{server.directory}/rune-fedcba9876543210").close()
+    assert others.exists() and not left.exists()
+    assert fork_server.ask("ping", (), ())
+
+
+def test_a_hung_one_with_a_full_queue_holds_up_no_second(server: Server) -> None:
+    os.kill(server.pid, signal.SIGSTOP)
+    waiting = []
+    try:
+        with pytest.raises(BlockingIOError):
+            while True:
+                waiting.append(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+                waiting[-1].setblocking(False)
+                waiting[-1].connect(fork_server.address())
+        assert not fork_server.ask("ping", (), ())
+        with pytest.raises(OSError, match="in use"):
+            fork_server._listen(fork_server.address())
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+        for client in waiting:
+            client.close()
+    wait_until(lambda: fork_server.ask("ping", (), ()))
+    wait_until(lambda: not server.children())
+
+
+def test_it_keeps_nothing_of_what_it_was_asked(server: Server) -> None:
+    def descriptors() -> list[str]:
+        return sorted(os.readlink(path) for path in Path(f"/proc/{server.pid}/fd").iterdir())
+
+    before = descriptors()
+    for _ in range(20):
+        assert fork_server.ask("ping", (), ())
+    wait_until(lambda: descriptors() == before and not server.children())
 
 
 def test_an_unknown_role_is_refused_or_does_nothing(server: Server) -> None:
@@ -209,9 +296,7 @@ def test_a_hung_one_is_given_up_and_does_nothing_later(server: Server, monkeypat
         listener.listen()
         assert not fork_server.ask("tell", (), [listener.fileno()])
         os.kill(server.pid, signal.SIGCONT)
-        monkeypatch.undo()
-        monkeypatch.setattr(bootstrap, "SOCKETS", str(server.directory))
-        monkeypatch.setattr(fork_server, "__file__", str(server.code))
+        monkeypatch.setattr(fork_server, "_DEADLINE", 2.0)
         assert fork_server.ask("ping", (), ())  # it has got to the request that was given up before
         wait_until(lambda: not server.children())
     assert not (server.directory / "told").exists()
@@ -258,6 +343,27 @@ def test_a_shim_by_start(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (short_path / "config.json").unlink()  # as containerd does when it gives up
         os.kill(shim, signal.SIGTERM)
         wait_until(lambda: not Path(path).exists())
+
+
+@pytest.mark.skipif(not Path("/proc/self/ksm_stat").exists(), reason="this kernel does not tell")
+def test_the_simulated_cpu_keeps_its_keys_unmerged_and_ends_with_its_shim(short_path: Path) -> None:
+    control, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    life, remote_life = os.pipe()
+    words = [short_path.name, str(short_path / "simulator"), str(short_path / "measurements"), str(short_path / "cpu.sock")]
+    with running_companion(), control:
+        assert fork_server.ask("cpu", words, [remote.fileno(), remote_life])
+        remote.close()
+        os.close(remote_life)
+        control.settimeout(20)
+        control.send(json.dumps({"do": "forget", "container": "none"}).encode())
+        assert control.recv(100) == b"{}"
+        (cpu,) = (pid for pid in all_pids() if show(pid).startswith(f"enclave-cc-simulated-cpu {short_path.name}"))
+        stat = Path(f"/proc/{cpu}/ksm_stat").read_text()
+        if "ksm_mergeable" in stat:
+            assert "ksm_mergeable: no" in stat
+        control.close()
+        assert os.read(life, 1) == b""
+    os.close(life)
 
 
 @contextmanager
