@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import threading
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from enclave_cc.host.sandbox.pod import Pod
 
 MESSAGE_LIMIT = 1 << 16
+_PAUSE = 1.0  # seconds after a platform that could not be had
 _ERRORS: dict[str, type[EnclaveCcError]] = {kind.__name__: kind for kind in (PeerError, UsageError, EnvironmentFault)}
 
 
@@ -146,6 +148,9 @@ class SleepingEnclaves:
 
     def _move_in(self) -> None:
         """The platform in this process, for good. Raises coded errors."""
+        from enclave_cc.host.shim import preloading  # seldom
+
+        preloading.withdraw_from_merging()
         self._inside = self._pod.make_enclaves()
         for entry in self._known.values():
             self._inside.adopt(entry["container"], bytes.fromhex(entry["identity"]))
@@ -173,6 +178,7 @@ class SleepingEnclaves:
             self._await_question()
 
     def _await_question(self) -> None:
+        """With the guard held."""
         if self._control is None and self._inside is None and self._listener is not None and not self._closed:
             self._reaper.watch(self._listener.fileno(), lambda: self._later(self._rise))
 
@@ -187,4 +193,8 @@ class SleepingEnclaves:
                     self._move_in()
             except (OSError, EnclaveCcError):
                 self._drop()
-                self._await_question()
+            else:
+                return
+        time.sleep(_PAUSE)  # whoever asks still waits, and would have us try without end
+        with self._guard:
+            self._await_question()
