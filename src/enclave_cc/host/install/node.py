@@ -34,6 +34,7 @@ Before=containerd.service
 Type=notify
 NotifyAccess=main
 ExecStart={command}
+KillMode=mixed
 Restart=always
 RestartSec=1
 OOMScoreAdjust=-999
