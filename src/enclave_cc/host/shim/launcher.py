@@ -16,10 +16,8 @@ NAME = "containerd-shim-rune-v2"
 
 def make_launcher(environment: dict[str, str] | None = None) -> str:
     """Its text; `environment` is set where the caller's has no such variable (ENCLAVE_CC_CONFIG, say)."""
-    package = str(Path(enclave_cc.__file__).resolve().parent.parent)
-    paths = list(dict.fromkeys([package, sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]))
     lines = [f"#!{sys.executable} -IS", f'"""{NAME}, made by enclave-cc for this installation."""', "import os", "import sys", ""]
-    lines += [f"sys.path += {paths!r}"]
+    lines += [f"sys.path += {_list_paths()!r}"]
     lines += [f"os.environ.setdefault({name!r}, {value!r})" for name, value in sorted((environment or {}).items())]
     lines += ["from enclave_cc.host.shim.__main__ import main", "", "sys.exit(main())", ""]
     return "\n".join(lines)
@@ -27,8 +25,12 @@ def make_launcher(environment: dict[str, str] | None = None) -> str:
 
 def fork_server_command() -> list[str]:
     """What runs the fork server of this installation (`fork_server.py`)."""
-    package = str(Path(enclave_cc.__file__).resolve().parent.parent)
-    paths = list(dict.fromkeys([package, sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]))
-    program = f"import sys; sys.path += {paths!r}; sys.argv[0] = {NAME!r}"
+    program = f"import sys; sys.path += {_list_paths()!r}; sys.argv[0] = {NAME!r}"
     program += "; from enclave_cc.host.shim.__main__ import main; sys.exit(main())"
     return [sys.executable, "-IS", "-c", f"{program:400}", "fork-server"]  # room for what a fork is shown as
+
+
+def _list_paths() -> list[str]:
+    """Where this installation's modules lie."""
+    package = str(Path(enclave_cc.__file__).resolve().parent.parent)
+    return list(dict.fromkeys([package, sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]))
