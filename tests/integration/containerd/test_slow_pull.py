@@ -7,15 +7,20 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import cri as clients
 import grpc
 import pytest
-from kubelet import Kubelet, wait_until
+from kubelet import Kubelet, Pod, wait_until
+from test_hostile_host import shim_socket
+from test_pod_network import find_agent
 
 import testbed as testbeds
+from enclave_cc.errors import PeerError
+from enclave_cc.transport import ttrpc
+from enclave_cc.wire.pb import codec, task
 
 pytestmark = pytest.mark.root
 
@@ -75,6 +80,54 @@ def test_answers_while_an_image_is_pulled(enclaves: Kubelet, testbed: testbeds.T
         starting.result(60)
     assert pod.wait(waiting).exit_code == 0
     assert pod.output(waiting) == "at last\n"
+
+
+@contextmanager
+def stopped_agent(pod: Pod) -> Iterator[None]:
+    """It takes connections and says nothing."""
+    agent = find_agent(pod)
+    os.kill(agent, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(agent, signal.SIGCONT)
+
+
+@pytest.mark.parametrize(("method", "hung"), [("Kill", "registry"), ("Delete", "registry"), ("Kill", "agent")])
+def test_a_task_is_ended_while_its_image_is_pulled(
+    enclaves: Kubelet, testbed: testbeds.Testbed, uncached: str, method: str, hung: str
+) -> None:
+    """By the shim's own methods, before containerd has an answer to Create; the rest of the pod is answered meanwhile."""
+    pod = enclaves.run_pod()
+    other = pod.shell(f"echo up; {FOREVER}", name="other")
+    wait_until(lambda: pod.output(other) == "up\n")
+    waiting = pod.create("/bin/sh", image=uncached)
+    requests = {"Kill": task.KillRequest(waiting, "", signal.SIGKILL), "Delete": task.ProcessRequest(waiting)}
+    with ThreadPoolExecutor(1) as pool, stalled(testbed), ttrpc.Client(shim_socket(pod), deadline=15) as client:
+        starting = pool.submit(pod.cri.start, waiting)
+        state = codec.encode(task.ProcessRequest(waiting))
+        wait_until(lambda: knows(client, state))
+        time.sleep(1)  # the pull is under way
+        with stopped_agent(pod) if hung == "agent" else nullcontext():
+            client.call(task.SERVICES[0], method, codec.encode(requests[method]), timeout=5)
+            client.call(task.SERVICES[0], "State", codec.encode(task.ProcessRequest(other)), timeout=5)
+    with pytest.raises(grpc.RpcError) as caught:
+        starting.result(30)
+    assert "app-died" in str(caught.value.details())
+    with ttrpc.Client(shim_socket(pod), deadline=15) as client:
+        assert not knows(client, state)
+    assert pod.exec(other, "echo alive")[1] == "alive\n"
+    assert pod.run("echo next", name="next") == (0, "next\n")
+    pod.end()
+
+
+def knows(client: ttrpc.Client, state: bytes) -> bool:
+    try:
+        client.call(task.SERVICES[0], "State", state)
+    except PeerError as error:
+        assert error.code == "not-found"
+        return False
+    return True
 
 
 def test_a_pull_is_given_up(enclaves: Kubelet, testbed: testbeds.Testbed, uncached: str) -> None:

@@ -54,8 +54,9 @@ class AgentClient:
         request = messages.CreateContainerRequest(container_id=container, image=image, overrides=overrides)
         self._call("CreateContainer", request, messages.CreateContainerResponse)
 
-    def remove_container(self, container: str) -> None:
-        self._call("RemoveContainer", messages.RemoveContainerRequest(container_id=container), messages.RemoveContainerResponse)
+    def remove_container(self, container: str, *, deadline: float) -> None:
+        request = messages.RemoveContainerRequest(container_id=container)
+        self._call("RemoveContainer", request, messages.RemoveContainerResponse, deadline)
 
     def close(self) -> None:
         self._client.close()

@@ -17,7 +17,7 @@ from enclave_cc.host.sandbox.directories import shorten
 from enclave_cc.host.shim import mounts
 from enclave_cc.host.shim import workload as workloads
 from enclave_cc.host.shim.containers import Asked, Container, require_streams
-from enclave_cc.host.shim.processes import Process
+from enclave_cc.host.shim.processes import KILLED_EXIT, Process
 from enclave_cc.host.shim.states import Event, State
 from enclave_cc.host.shim.stdio import Names
 from enclave_cc.wire.control import message
@@ -27,6 +27,7 @@ from enclave_cc.wire.control.status import Status
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from enclave_cc.host.sandbox.agent_client import AgentClient
     from enclave_cc.host.sandbox.pod import Running
     from enclave_cc.host.shim.sandbox import Sandbox
 
@@ -43,6 +44,7 @@ class AppContainer(Container):
         super().__init__(sandbox, asked, runc_id)
         self.workload = workloads.translate(asked.spec, terminal=asked.names.terminal, stdin=bool(asked.names.stdin))
         self._failure: EnclaveCcError | None = None
+        self._decided = threading.Event()  # the image is there, or creating was given up
 
     @property
     def control(self) -> Path:
@@ -89,29 +91,31 @@ class AppContainer(Container):
             step()
         except EnclaveCcError as error:
             self.give_up(error)
-        except Exception as error:  # noqa: BLE001 - our bug, and it must not hang the pull beside it
-            self.give_up(UsageError("internal", f"starting the app enclave: {type(error).__name__}: {foreign(error)}"))
+        except Exception as error:  # noqa: BLE001 - our bug, and it must not hang the step beside it
+            self.give_up(UsageError("internal", f"making the container: {type(error).__name__}: {foreign(error)}"))
 
-    def _pull(self, agent: Any) -> None:
-        ended = threading.Event()
+    def _pull(self, agent: AgentClient) -> None:
+        """Ends when it is given up, whatever the agent does."""
         image, deadline = self.workload.image, self.sandbox.deadlines.pull
+        digests: list[str] = []
+
+        def pull() -> None:
+            digests.append(agent.pull_image(self.runc_id, image, deadline=deadline).manifest_digest)
+            self._decided.set()
 
         def look() -> None:
-            while not ended.wait(_PROGRESS_INTERVAL):
+            while not self._decided.wait(_PROGRESS_INTERVAL):
                 with suppress(EnclaveCcError):
                     layers = agent.get_pull_progress(self.runc_id).layers
                     done, total = sum(layer.done for layer in layers), sum(layer.total for layer in layers)
                     self.sandbox.log.write("info", "pulling", container=self.id, image=image, bytes=done, of=total)
 
-        looker = threading.Thread(target=look, name="progress", daemon=True)
-        looker.start()
-        try:
-            pulled = agent.pull_image(self.runc_id, image, deadline=deadline)
-        finally:
-            ended.set()
-        self.sandbox.log.write("info", "pulled", container=self.id, image=image, digest=pulled.manifest_digest)
+        threading.Thread(target=self._guarded, args=(pull,), name="pull", daemon=True).start()
+        threading.Thread(target=look, name="progress", daemon=True).start()
+        self._decided.wait()
         self._check()
-        self._check_known(pulled.manifest_digest)
+        self.sandbox.log.write("info", "pulled", container=self.id, image=image, digest=digests[0])
+        self._check_known(digests[0])
 
     def _check_known(self, digest: str) -> None:
         """That the image which the enclave will run is the one that the cluster knows the container by.
@@ -141,12 +145,12 @@ class AppContainer(Container):
             )
 
     def give_up(self, error: EnclaveCcError) -> None:
-        """Ends a creation that is under way; the first reason counts."""
+        """Ends a creation that is under way; the first reason counts. Waits for nothing: who creates takes away what is there."""
         with self._guard:
             if self._failure is None:
                 self._failure = error
         self._end_init()
-        self.sandbox.cancel_pull(self.runc_id)
+        self._decided.set()
 
     def _check(self) -> None:
         if self._failure is not None:
@@ -172,6 +176,7 @@ class AppContainer(Container):
                 time.sleep(_STATUS_INTERVAL)
         self.close_streams()
         self.sandbox.remove_app(self)
+        self.running = None
 
     # --- start
 
@@ -315,7 +320,7 @@ class AppExec(Process):
     def _on_reply(self) -> None:
         connection, self._connection = self._connection, None
         assert connection is not None  # noqa: S101 - it is watched
-        status = 137  # boot init is gone, and with it whatever ran beside it
+        status = KILLED_EXIT  # boot init is gone, and with it whatever ran beside it
         with suppress(EnclaveCcError):
             reply, _ = connection.receive(deadline=1.0)
             if isinstance(reply, message.Exited):

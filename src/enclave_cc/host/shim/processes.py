@@ -14,7 +14,7 @@ from enclave_cc.host.shim.stdio import Names, Streams
 from enclave_cc.record import record
 from enclave_cc.wire.pb import shim_events, task
 
-UNKNOWN_EXIT = 255
+KILLED_EXIT = 137
 
 
 @record
@@ -57,6 +57,13 @@ class Process(ABC):
             at = task.Timestamp.of(exit_.at)
             publish(shim_events.TaskExit(self.container, self.id, self.pid, exit_.status, at))
             self.exit = exit_
+            self._state = State.STOPPED
+            self._changed.notify_all()
+
+    def end_unmade(self) -> None:
+        """After a creation that failed: no event tells of it, but whoever waits is let go."""
+        with self._changed:
+            self.exit = self.exit or Exit(KILLED_EXIT, time.time_ns())
             self._state = State.STOPPED
             self._changed.notify_all()
 

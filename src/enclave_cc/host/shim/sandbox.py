@@ -25,6 +25,7 @@ from enclave_cc.host.shim.containers import Asked, Container, PauseContainer
 from enclave_cc.host.shim.enclaves import SleepingEnclaves
 from enclave_cc.host.shim.events import Publisher
 from enclave_cc.host.shim.log import Log
+from enclave_cc.host.shim.processes import KILLED_EXIT
 from enclave_cc.host.shim.reaper import Reaper
 from enclave_cc.host.shim.states import State
 from enclave_cc.host.shim.stdio import Names, Streams
@@ -115,6 +116,7 @@ class Sandbox:
                 self._containers.pop(asked.id, None)
             if first:
                 self.close()
+            container.end_unmade()
             raise
         return container
 
@@ -260,7 +262,7 @@ class Sandbox:
         agent = self._agent
         if agent is not None:
             with suppress(EnclaveCcError):
-                agent.remove_container(container)
+                agent.remove_container(container, deadline=self.deadlines.stop)
 
     # --- what containers need of it
 
@@ -318,9 +320,9 @@ class Sandbox:
     def wait_exit(self, running: Running) -> int:
         pod = self._pod
         try:
-            return pod.wait_exit(running) if pod is not None else 137
+            return pod.wait_exit(running) if pod is not None else KILLED_EXIT
         except ChildProcessError:  # taken by the pod's end
-            return 137
+            return KILLED_EXIT
 
     def count_oom_kills(self, container: Container) -> int:
         pod = self._pod
