@@ -49,6 +49,13 @@ def runc_id(namespace: str, identifier: str) -> str:
     return shorten(f"{namespace}/{identifier}")
 
 
+def choose_oom_score(own: str) -> int:
+    """An agent's, from the shim's /proc/self/oom_score_adj: containerd and what it starts are all but exempt from being killed
+    for memory, which what reads hostile images must not be. A node's own choice above 0 counts.
+    """
+    return max(0, int(own))
+
+
 class Sandbox:
     """`group`: containerd's id of the pod (its sandbox's, or a lone task's own)."""
 
@@ -187,7 +194,8 @@ class Sandbox:
         given = {str(entry["type"]): str(entry.get("path") or "") for entry in asked.spec["linux"].get("namespaces") or []}
         network = given.get("network") or ""
         joined = {"network": network} if network and self.configuration.network.agent == "pod" else {}
-        self._foundation = Foundation(group=agent_group, joined=joined)
+        score = choose_oom_score(Path("/proc/self/oom_score_adj").read_text())
+        self._foundation = Foundation(group=agent_group, joined=joined, oom_score=score)
         for mount in asked.spec.get("mounts") or []:
             if mount.get("destination") == "/etc/resolv.conf" and self.configuration.network.agent == "pod":
                 self._resolver = Path(str(mount.get("source")))
