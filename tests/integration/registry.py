@@ -39,9 +39,9 @@ def free_port() -> int:
 
 
 class RegistryServer:
-    """A running registry. `host` is HOST:PORT; `ca_pem` its certificate if it serves TLS."""
+    """A running registry. `host` is HOST:PORT; `ca_pem` its certificate if it serves TLS. `users`: htpasswd(1) lines."""
 
-    def __init__(self, directory: Path, *, auth: str | None = None, tls: bool = False) -> None:
+    def __init__(self, directory: Path, *, auth: str | None = None, tls: bool = False, users: str = "") -> None:
         self.directory = directory
         self.storage = directory / "storage"
         self.ca_pem: str | None = None
@@ -60,7 +60,7 @@ class RegistryServer:
         if tls:
             settings["http"]["tls"] = self._make_tls()
         if auth == "basic":
-            (directory / "htpasswd").write_text(_HTPASSWD)
+            (directory / "htpasswd").write_text(_HTPASSWD + users)
             settings["auth"] = {"htpasswd": {"realm": "registry under test", "path": str(directory / "htpasswd")}}
         elif auth == "token":
             self.token_server = TokenServer(directory)
@@ -196,9 +196,9 @@ class TokenServer:
 
 
 @contextlib.contextmanager
-def serve(directory: Path, *, auth: str | None = None, tls: bool = False) -> Iterator[RegistryServer]:
+def serve(directory: Path, *, auth: str | None = None, tls: bool = False, users: str = "") -> Iterator[RegistryServer]:
     """A registry for the length of a with block."""
-    server = RegistryServer(directory, auth=auth, tls=tls)
+    server = RegistryServer(directory, auth=auth, tls=tls, users=users)
     server.start()
     try:
         yield server

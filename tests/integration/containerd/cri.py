@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import grpc
 from cri_messages import (
     AttachRequest,
+    AuthConfig,
     Capability,
     Container,
     ContainerConfig,
@@ -181,8 +182,8 @@ class Cri:
 
     # --- images
 
-    def pull(self, image: str, sandbox: PodSandboxConfig | None = None, handler: str = "") -> str:
-        request = PullImageRequest(ImageSpec(image, runtime_handler=handler), sandbox)
+    def pull(self, image: str, sandbox: PodSandboxConfig | None = None, handler: str = "", secret: AuthConfig | None = None) -> str:
+        request = PullImageRequest(ImageSpec(image, runtime_handler=handler), secret, sandbox)
         return self._call(_IMAGE + "PullImage", request, PullImageResponse).image_ref
 
     def image_status(self, image: str) -> Image | None:

@@ -485,14 +485,23 @@ class StreamingUrl:
 
 @record
 class ImageRequest:
-    """PullImageRequest without credentials, ImageStatusRequest, RemoveImageRequest."""
+    """ImageStatusRequest, RemoveImageRequest."""
 
     image: ImageSpec | None = codec.message(1, ImageSpec)
 
 
 @record
+class AuthConfig:
+    """A pull secret, as the kubelet hands it on."""
+
+    username: str = codec.string(1)
+    password: str = codec.string(2)
+
+
+@record
 class PullImageRequest:
     image: ImageSpec | None = codec.message(1, ImageSpec)
+    auth: AuthConfig | None = codec.message(2, AuthConfig)
     sandbox_config: PodSandboxConfig | None = codec.message(3, PodSandboxConfig)
 
 
