@@ -99,7 +99,9 @@ def close_all_but(kept: set[int]) -> None:
 
 
 def show_as(words: list[str]) -> None:
-    """What ps shows as this process's command line, as far as that has room: the kernel reads it where it put our own."""
+    """What ps shows as this process's name and command line, as far as that has room: the kernel reads it where it put our own."""
+    with suppress(OSError):
+        _write("/proc/self/comm", os.fsencode(os.path.basename(words[0])))  # noqa: PTH119
     text = b"".join(os.fsencode(word) + b"\0" for word in words)
     with suppress(OSError, IndexError, ValueError):
         numbers = _read("/proc/self/stat").rpartition(b")")[2].split()

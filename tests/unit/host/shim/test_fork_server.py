@@ -340,6 +340,7 @@ def test_a_shim_by_start(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         path = done.stdout.removeprefix("unix://")
         shim = next(pid for pid in all_pids() if short_path.name in show(pid) and "-namespace ns-test" in show(pid))
         assert show(shim).startswith(f"{launcher.NAME} -namespace ns-test -id {short_path.name}")
+        assert Path(f"/proc/{shim}/comm").read_text() == "containerd-shim\n"  # as when it is started by itself
         (short_path / "config.json").unlink()  # as containerd does when it gives up
         os.kill(shim, signal.SIGTERM)
         wait_until(lambda: not Path(path).exists())
