@@ -313,10 +313,15 @@ def test_one_that_is_killed_while_it_is_asked(server: Server) -> None:
     assert answers == [False]
 
 
-def test_its_forks_outlive_it(server: Server) -> None:
+@pytest.mark.parametrize("end", ["killed", "told to"])
+def test_its_forks_outlive_it(server: Server, end: str) -> None:
     assert server.ask_from() == 0
-    server.process.kill()
-    server.process.wait()
+    if end == "killed":
+        server.process.kill()
+    else:
+        assert server.process.stdin is not None
+        server.process.stdin.close()
+    server.process.wait(10)
     assert server.read_told()["words"] == ["a", "", "b"]
 
 
