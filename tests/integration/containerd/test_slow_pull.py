@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +13,10 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import cri as clients
+import daemon
 import grpc
 import pytest
-from kubelet import Kubelet, Pod, wait_until
+from kubelet import OURS, Kubelet, Pod, wait_until
 from test_hostile_host import shim_socket
 from test_pod_network import find_agent
 
@@ -142,3 +145,33 @@ def test_a_pull_is_given_up(enclaves: Kubelet, testbed: testbeds.Testbed, uncach
         assert time.monotonic() - began < 15
         with pytest.raises(grpc.RpcError):
             starting.result(30)
+
+
+@pytest.fixture
+def hasty_node(testbed: testbeds.Testbed) -> Iterator[daemon.Node]:
+    """A node of its own whose pulls may take two seconds."""
+    directory = Path(tempfile.mkdtemp(prefix="ecc-", dir="/tmp"))
+    configuration = directory / "config.toml"
+    configuration.write_text(testbed.configuration.read_text() + '[network]\nagent = "host"\n[deadlines]\npull = 2\n')
+    with daemon.running(directory / "c", testbed.registry_host, configuration=configuration) as running:
+        yield running
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_a_pull_ends_by_the_nodes_deadline(
+    hasty_node: daemon.Node, testbed: testbeds.Testbed, uncached: str, tmp_path: Path
+) -> None:
+    cri = clients.Cri(hasty_node.address)
+    cri.pull(uncached)
+    kubelet = Kubelet(hasty_node, cri, tmp_path, OURS, uncached)
+    try:
+        pod = kubelet.run_pod()
+        with stalled(testbed), pytest.raises(grpc.RpcError) as caught:
+            pod.shell("true")
+        assert "deadline: " in str(caught.value.details())
+        assert pod.run("echo next", name="next") == (0, "next\n")
+        pod.end()
+    finally:
+        kubelet.close()
+        cri.close()
