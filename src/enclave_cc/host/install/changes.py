@@ -99,6 +99,7 @@ def undo(record: Path) -> list[Path]:
     steps = [(change, _plan_undo(change)) for change in reversed(found[0])]
     try:
         for change, content in steps:
+            _scratch_of(change.path).unlink(missing_ok=True)  # of a writer that was killed
             _take_back(change, content)
         record.unlink()
         for directory in (record.parent, record.parent.parent):
@@ -170,7 +171,7 @@ def _take_back(change: Change, content: object) -> None:
 
 def _write(path: Path, content: bytes, mode: int, status: Status | None = None, *, mtime: bool = False) -> None:
     """Atomically; owner and mode as said."""
-    scratch = path.with_name(f".{path.name}.enclave-cc")
+    scratch = _scratch_of(path)
     with scratch.open("wb") as file:
         os.fchmod(file.fileno(), mode)
         if status is not None:
@@ -182,6 +183,10 @@ def _write(path: Path, content: bytes, mode: int, status: Status | None = None, 
     if status is not None and mtime:
         os.utime(scratch, ns=(status.mtime_ns, status.mtime_ns))
     scratch.replace(path.resolve())  # a link to the file stays a link
+
+
+def _scratch_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.enclave-cc")
 
 
 def _changed(path: Path) -> UsageError:

@@ -115,13 +115,19 @@ def plan(
         if Path(settings.source).is_file():
             words += ["--config", str(Path(settings.source).resolve())]
         words += ["--content", str(root / "io.containerd.content.v1.content")]
-        planned.append(changes.replace_file(site.units / _UNIT_NAME, _UNIT.format(command=" ".join(words)).encode()))
+        planned.append(changes.replace_file(site.units / _UNIT_NAME, _UNIT.format(command=" ".join(map(_quote, words))).encode()))
     planned.append(changes.replace_file(target, drop_in.make(found, found.plugins(document), choice, before).encode()))
     if not installed.covers(site.file, document.get("imports", []), target):
         text = site.file.read_text() if site.file.exists() else f"version = {found.schema}\n"
         changed, piece = toml_text.add_import(text, str(target))
         planned.append(changes.replace_file(site.file, changed.encode(), piece=piece))
     return planned
+
+
+def _quote(word: str) -> str:
+    """A word of a command in a unit: no specifier, no variable, in one piece (systemd.service(5), "Command lines")."""
+    plain = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    return f'"{plain}"' if set(plain) & set(" \t\"'") else plain
 
 
 def _missing(directories: Sequence[Path]) -> list[Path]:

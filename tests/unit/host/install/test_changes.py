@@ -60,7 +60,7 @@ def test_undo_restores_everything(main: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("made", range(5))
 def test_undo_of_what_was_made_in_part(main: Path, tmp_path: Path, made: int) -> None:
-    """A program that was killed after its record and `made` of its changes."""
+    """A program that was killed after its record and `made` of its changes, while it wrote the next."""
     before = listing(tmp_path)
     record, planned = make(main, tmp_path)
     changes.apply(record, planned[:made], {})
@@ -72,6 +72,9 @@ def test_undo_of_what_was_made_in_part(main: Path, tmp_path: Path, made: int) ->
     document["changes"] = [changes._to_json(change) for change in planned]
     record.write_text(json.dumps(document))
     whole.unlink()
+    for change in planned:
+        if change.kind == "file" and change.path.parent.exists():
+            change.path.with_name(f".{change.path.name}.enclave-cc").write_text("half")
     changes.undo(record)
     assert listing(tmp_path) == before
 

@@ -42,6 +42,15 @@ def test_nothing_is_restarted_unasked(short_path: Path, calls: Path) -> None:
     assert not (short_path / "units").exists()
 
 
+def test_the_units_command_is_taken_word_by_word(short_path: Path, calls: Path) -> None:
+    place = short_path / "a b%c"
+    place.mkdir()
+    assert set_up(place) == 0
+    unit = (place / "units/enclave-cc-snapshotter.service").read_text()
+    assert f' --config "{short_path}/a b%%c/enclave-cc.toml" --content ' in unit
+    assert calls.read_text() == ""
+
+
 def test_what_is_asked_for_is_restarted_in_order(short_path: Path, calls: Path) -> None:
     assert set_up(short_path, "--restart") == 0
     first = ["daemon-reload", "enable enclave-cc-snapshotter", "restart enclave-cc-snapshotter", "restart containerd"]
