@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,15 +26,16 @@ class AgentClient:
         self._deadline = deadline
         self._client = ttrpc.Client(str(socket), deadline)
 
-    def wait(self, pidfd: int, *, deadline: float) -> None:
-        """Until the agent listens. Raises `EnvironmentFault("agent-died")` when its process ends before, "deadline" after.
+    def wait(self, pidfd: int, *, deadline: float, given_up: Callable[[], bool] = lambda: False) -> None:
+        """Until the agent listens, or the caller has `given_up`. Raises `EnvironmentFault`: "agent-died" when its process ends
+        before, "deadline" after.
 
         `pidfd` is the agent's init.
         """
         until = time.monotonic() + deadline
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
-        while not os.path.exists(self._socket):  # noqa: PTH110 - polled every 2 ms
+        while not os.path.exists(self._socket) and not given_up():  # noqa: PTH110 - polled every 2 ms
             if poll.poll(_FIRST_LOOK * 1000):
                 raise EnvironmentFault("agent-died", "the agent enclave ended before it was ready")
             if time.monotonic() > until:

@@ -68,7 +68,7 @@ class AppContainer(Container):
         starter = threading.Thread(target=self._guarded, args=(self._start_enclave,), name="app", daemon=True)
         starter.start()
         try:
-            agent = sandbox.wait_agent()
+            agent = sandbox.wait_agent(self._decided.is_set)
             self._check()
             self._pull(agent)
         finally:

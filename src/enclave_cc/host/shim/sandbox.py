@@ -244,8 +244,8 @@ class Sandbox:
         if self._failure is not None:
             raise self._failure
 
-    def wait_agent(self) -> AgentClient:
-        """The agent's client, once it listens. Raises coded errors."""
+    def wait_agent(self, given_up: Callable[[], bool] = lambda: False) -> AgentClient:
+        """The agent's client, once it listens, or the caller has `given_up`. Raises coded errors."""
         from enclave_cc.host.sandbox.agent_client import AgentClient
 
         with self._guard:
@@ -255,7 +255,7 @@ class Sandbox:
         self._join()
         if self._agent_process is None or self._agent_dead:
             raise EnvironmentFault("agent-died", "the agent enclave of this pod has ended", "Make the pod anew.")
-        agent.wait(self._agent_process.pidfd, deadline=self.deadlines.agent_start)
+        agent.wait(self._agent_process.pidfd, deadline=self.deadlines.agent_start, given_up=given_up)
         return agent
 
     def is_agent_dead(self) -> bool:
