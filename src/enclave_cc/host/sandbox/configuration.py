@@ -36,6 +36,9 @@ class Deadlines:
     network: float = 30.0
     remove: float = 30.0
     kbs: float = 10.0
+    event: float = 60.0  # the shim's own, towards containerd, from here on
+    stream: float = 1.0
+    end: float = 5.0
 
     def __post_init__(self) -> None:
         for item in fields(self):

@@ -275,7 +275,8 @@ class Sandbox:
     # --- what containers need of it
 
     def open_streams(self, names: Names) -> Streams:
-        return Streams(names, container=self.group, namespace=self.namespace, deadline=self.deadlines.stop)
+        deadlines = self.deadlines
+        return Streams(names, container=self.group, namespace=self.namespace, deadline=deadlines.stop, meeting=deadlines.stream)
 
     def mount_rootfs(self, asked: Asked) -> None:
         if asked.rootfs:

@@ -22,7 +22,6 @@ from enclave_cc.host.shim.task_service import TaskService
 from enclave_cc.transport.ttrpc_server import Server
 
 _MAX_CALLS = 1024  # containerd waits for each task and exec in a call of its own
-_END_DEADLINE = 5.0
 _LOOK = 5.0
 
 
@@ -59,7 +58,8 @@ def _serve(arguments: Arguments, group: str, listener: socket.socket, path: str,
     except EnclaveCcError as error:
         log.write("error", str(error))
         failure = error
-    publisher = Publisher(os.environ.get("TTRPC_ADDRESS", ""), arguments.namespace, log)
+    address, patience = os.environ.get("TTRPC_ADDRESS", ""), configuration.deadlines.event
+    publisher = Publisher(address, arguments.namespace, log, patience=patience)
     reaper = Reaper(log)
     reaper.start()
     sandbox = Sandbox(configuration, arguments.namespace, group, publisher, reaper, log)
@@ -78,10 +78,10 @@ def _serve(arguments: Arguments, group: str, listener: socket.socket, path: str,
     server = Server(path, services, max_calls=_MAX_CALLS, whole_errors=False, log=lambda line: log.write("error", line))
     server.start(listener)
     _wait(service, sandbox, bundle)
-    server.drain(_END_DEADLINE)  # the answer to Shutdown is under way
+    server.drain(configuration.deadlines.end)  # the answer to Shutdown is under way
     try:
         sandbox.close()
     except EnclaveCcError as error:
         log.write("error", f"the pod was not taken down whole: {error}")
-    publisher.close(_END_DEADLINE)
+    publisher.close(configuration.deadlines.end)
     server.close()

@@ -22,9 +22,6 @@ from enclave_cc.record import record
 if TYPE_CHECKING:
     from enclave_cc.host.sandbox.streams import InputPump
 
-# containerd opens its sides when it asks for the task or the exec.
-_WRITER_DEADLINE = 1.0
-_READER_DEADLINE = 1.0
 _NONBLOCK = 2  # SPLICE_F_NONBLOCK
 _READY, _LOGGER_STREAMS = 5, (3, 4)  # descriptors of a logging program, by containerd's convention
 
@@ -42,10 +39,13 @@ class Names:
 class Streams:
     """The open streams of one process. `stdio` is for its start; afterwards `release`."""
 
-    def __init__(self, names: Names, *, container: str, namespace: str, deadline: float) -> None:
-        """Raises `UsageError`, `EnvironmentFault`; then nothing stays open."""
+    def __init__(self, names: Names, *, container: str, namespace: str, deadline: float, meeting: float = 1.0) -> None:
+        """`deadline`: for what still runs at the end; `meeting`: for containerd to open its end of a FIFO, seconds.
+
+        Raises `UsageError`, `EnvironmentFault`; then nothing stays open."""
         self.names = names
         self._deadline = deadline
+        self._meeting = meeting
         self._guard = threading.Lock()
         self._owned: list[int] = []
         self._writer: int | None = None  # keeps the input open until containerd closes it
@@ -153,7 +153,7 @@ class Streams:
     def _open_input(self, name: str) -> int:
         """Ends for the workload when containerd closes its side, but not before that has been opened."""
         source = self._own(os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-        if _is_fifo(name) and not _wait_writer(source, time.monotonic() + _WRITER_DEADLINE):
+        if _is_fifo(name) and not _wait_writer(source, time.monotonic() + self._meeting):
             self._writer = os.open(name, os.O_WRONLY | os.O_CLOEXEC)  # open until `close_input`
         os.set_blocking(source, True)
         return source
@@ -165,7 +165,7 @@ class Streams:
             return self._own(os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
         # A process that is quick would be gone, with what it wrote, before containerd's side was open, and that would then
         # wait for a writer for ever.
-        meeting = _meet_reader(name, time.monotonic() + _READER_DEADLINE)
+        meeting = _meet_reader(name, time.monotonic() + self._meeting)
         try:
             return self._own(os.open(name, os.O_RDWR | os.O_CLOEXEC))
         finally:
