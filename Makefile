@@ -16,13 +16,22 @@ $(VENV)/.ready: locks/dev.txt pyproject.toml tools/setup.sh
 demo: setup
 	$(BIN)/python tools/demo.py
 
+# Tests that start containers look at what they left on the whole machine, and run one after another; these share the cores.
+TOGETHER := tests/unit tests/properties tests/integration/kbs tests/integration/resources
+
 test: setup
+ifdef TESTS
 	$(BIN)/python -m pytest $(TESTS)
+else
+	$(BIN)/python -m pytest -n auto --dist loadfile $(TOGETHER)
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(TOGETHER))
+endif
 
 # What `make test` has in small numbers: pods on containerd under kill -9 (and the same tests on ordinary pods, which are a
-# peer's), the audit log under 500 kills, 2,000 attestations to instances that end and die: an hour.
+# peer's), enclaves under 200, audit log and resources under 500 kills, 2,000 attestations to instances that end and die: an hour.
 heavy: setup
 	ENCLAVE_CC_PODS=50 ENCLAVE_CC_AT_ONCE=20 ENCLAVE_CC_KILLS=200 $(BIN)/python -m pytest -m "" tests/integration/containerd
+	ENCLAVE_CC_KILLS=200 $(BIN)/python -m pytest -m "" tests/hostile/test_kill.py
 	ENCLAVE_CC_KILLS=500 $(BIN)/python -m pytest -m "" tests/integration/kbs/test_audit_kill.py tests/integration/kbs/test_resource_kill.py
 	ENCLAVE_CC_ATTESTATIONS=2000 ENCLAVE_CC_CLIENTS=64 $(BIN)/python -m pytest -m "" tests/integration/kbs/test_balancer.py
 

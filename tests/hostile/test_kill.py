@@ -18,7 +18,7 @@ import testbed as testbeds
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(1500)]
 
-KILLS = int(os.environ.get("ENCLAVE_CC_KILLS", "200"))
+KILLS = int(os.environ.get("ENCLAVE_CC_KILLS", "60"))
 VICTIMS = ("cli", "agent", "boot", "kbs")
 # A run takes well under a second when its image is cached; the moments cover it and a little more.
 LATEST = 0.9
