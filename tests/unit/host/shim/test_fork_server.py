@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+import enclave_cc
 from enclave_cc.host.shim import bootstrap, fork_server, launcher
 from enclave_cc.host.snapshotter import companion
 
@@ -333,6 +334,7 @@ def test_it_ends_with_whoever_started_it(server: Server) -> None:
     assert not Path(path).exists()
 
 
+@pytest.mark.usefixtures("own_code")
 def test_a_shim_by_start(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real command, its real fork server, and how the shim is shown."""
     (short_path / "config.json").write_text("{}")
@@ -351,6 +353,7 @@ def test_a_shim_by_start(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         wait_until(lambda: not Path(path).exists())
 
 
+@pytest.mark.usefixtures("own_code")
 @pytest.mark.skipif(not Path("/proc/self/ksm_stat").exists(), reason="this kernel does not tell")
 def test_the_simulated_cpu_keeps_its_keys_unmerged_and_ends_with_its_shim(short_path: Path) -> None:
     control, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -372,6 +375,19 @@ def test_the_simulated_cpu_keeps_its_keys_unmerged_and_ends_with_its_shim(short_
     os.close(life)
 
 
+@pytest.fixture
+def own_code(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same code at a place of the test's own: a server is asked by that, and one of a snapshotter may run here."""
+    place = short_path / "site"
+    place.mkdir()
+    (place / "enclave_cc").symlink_to(Path(enclave_cc.__file__).parent)
+    there = [str(place), *launcher._list_paths()[1:]]
+    monkeypatch.setattr(launcher, "_list_paths", lambda: there)
+    monkeypatch.setattr(fork_server, "__file__", str(place / "enclave_cc/host/shim/fork_server.py"))
+    monkeypatch.setattr(fork_server, "_PACKAGES", str(place))
+    monkeypatch.setattr(fork_server, "LOADED", fork_server.identify_code())
+
+
 @contextmanager
 def running_companion() -> Iterator[companion.Companion]:
     made = companion.Companion()
@@ -385,6 +401,7 @@ def running_companion() -> Iterator[companion.Companion]:
     assert not fork_server.ask("ping", (), ())
 
 
+@pytest.mark.usefixtures("own_code")
 def test_the_companion_starts_it_anew(monkeypatch: pytest.MonkeyPatch, short_path: Path) -> None:
     monkeypatch.setattr(companion, "_LOOK", 0.1)
     monkeypatch.setattr(companion, "_PAUSE", 0.1)
