@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(1500)]
 KILLS = int(os.environ.get("ENCLAVE_CC_KILLS", "60"))
 VICTIMS = ("cli", "agent", "boot", "kbs")
 # A run takes well under a second when its image is cached; the moments cover it and a little more.
-LATEST = 0.9
+LATEST = 0.7
 
 
 def find_victims(testbed: testbeds.Testbed, kind: str, cli: subprocess.Popen[bytes]) -> list[int]:
@@ -65,5 +65,5 @@ def test_kill_at_random_points(testbed: testbeds.Testbed, busybox: str, canary: 
             assert after.stdout == expected
             left = {kind: items for kind, items in testbed.leftovers().items() if items}
             assert left == {}, f"after kill {number}"
-    assert min(hits.values()) > KILLS // 20, hits  # the moments must hit
+    assert min(hits.values()) > KILLS // 40, hits  # the moments must hit
     assert testbed.find_plaintext(canary.encode()) == []
