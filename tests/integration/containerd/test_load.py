@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -219,6 +219,7 @@ def test_kill_at_random_points(enclaves: Kubelet, testbed: testbeds.Testbed, nod
         load.stop()
     print(hits, dict(load.outcomes))
     assert load.wrong == []
+    try_again(lambda: live(enclaves, 1))  # containerd waits before it dials a snapshotter again that was just killed
     sweep(enclaves)
     live(enclaves, 2)
     leaks.expect_none(before, node, testbed, seconds=60)
@@ -243,6 +244,18 @@ def kill(node: daemon.Node, cri: clients.Cri, kind: str, rng: random.Random) -> 
         with suppress(ProcessLookupError):
             os.kill(rng.choice(victims), signal.SIGKILL)
     return kind
+
+
+def try_again(work: Callable[[], None]) -> None:
+    """As the kubelet does, for half a minute."""
+    until = time.monotonic() + 30
+    while True:
+        try:
+            return work()
+        except grpc.RpcError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.5)
 
 
 def sweep(kubelet: Kubelet) -> None:
