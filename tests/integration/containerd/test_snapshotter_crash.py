@@ -35,7 +35,7 @@ def process(short_path: Path) -> Iterator[alone.Snapshotter]:
 def work(client: Snapshots, ended: threading.Event, seed: int) -> None:
     """Makes, commits and removes until the snapshotter is gone."""
     chance, parents, number = random.Random(seed), [""], 0
-    with suppress(grpc.RpcError):
+    with suppress(grpc.RpcError, ValueError):  # the latter when the channel is closed under a call that was about to begin
         while not ended.is_set():
             number += 1
             key, parent = f"{seed}-{number}", chance.choice(parents)
