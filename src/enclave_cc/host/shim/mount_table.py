@@ -41,7 +41,7 @@ def sort_mounts(listed: Iterable[Mapping[str, Any]]) -> MountTable:
     covers: dict[str, mounts.Volume | mounts.Tmpfs] = {}
     generated: dict[str, Path] = {}
     for mount in listed:
-        destination, source = shorten_path(str(mount["destination"])), str(mount.get("source") or "")
+        destination, source = mounts.shorten_path(str(mount["destination"])), str(mount.get("source") or "")
         kind, options = mount.get("type"), tuple(map(str, mount.get("options") or ()))
         is_bind = kind == "bind" or bool({"bind", "rbind"} & set(options))
         if destination in _OWN_PLACES and not is_bind:
@@ -62,17 +62,6 @@ def sort_mounts(listed: Iterable[Mapping[str, Any]]) -> MountTable:
     wanted = {place.name for place in places}
     tmpfs = tuple(place for place in covers.values() if isinstance(place, mounts.Tmpfs))
     return MountTable(tuple(v for v in sources if v.name in wanted), places, tmpfs, generated)
-
-
-def shorten_path(path: str) -> str:
-    """An absolute path in its shortest form; containerd hands on what a user wrote."""
-    parts: list[str] = []
-    for part in path.split("/"):
-        if part == "..":
-            parts = parts[:-1]
-        elif part not in ("", "."):
-            parts.append(part)
-    return "/" + "/".join(parts)
 
 
 def _read_tmpfs(destination: str, options: Sequence[str]) -> mounts.Tmpfs:

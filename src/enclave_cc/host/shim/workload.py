@@ -143,7 +143,7 @@ def _translate(spec: Mapping[str, Any], *, terminal: bool, stdin: bool) -> Workl
     overrides = Overrides(
         entrypoint=tuple(map(str, process["args"])),
         env=env,
-        cwd=mount_table.shorten_path(str(process.get("cwd") or "/")),
+        cwd=mounts.shorten_path(str(process.get("cwd") or "/")),
         user=user,
         groups=groups,
         hostname=hostname,
@@ -196,7 +196,7 @@ def read_limits(process: Mapping[str, Any]) -> tuple[Rlimit, ...]:
 
 def _list_further(paths: Any, known: tuple[str, ...]) -> tuple[str, ...]:
     """What is to be hidden or sealed besides what always is."""
-    return tuple(path for path in dict.fromkeys(map(mount_table.shorten_path, map(str, paths or ()))) if path not in known)
+    return tuple(path for path in dict.fromkeys(map(mounts.shorten_path, map(str, paths or ()))) if path not in known)
 
 
 def read_seccomp(linux: Mapping[str, Any]) -> str:

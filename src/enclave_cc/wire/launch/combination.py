@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import NoReturn, Protocol
 
 from enclave_cc.errors import PeerError, foreign
-from enclave_cc.wire.launch.mounts import SHARED_MEMORY, TERMINATION_LOG, check_path
+from enclave_cc.wire.launch.mounts import SHARED_MEMORY, TERMINATION_LOG, check_path, shorten_path
 from enclave_cc.wire.launch.overrides import Overrides
 from enclave_cc.wire.launch.policy import LaunchPolicy, Permissions
 from enclave_cc.wire.launch.statement import LaunchStatement
@@ -78,7 +78,7 @@ def combine(
     # 2
     env = _merge_env(config, overrides, allowed, name)
     # 3
-    cwd = _normalise(config.working_dir) if config.working_dir else "/"
+    cwd = shorten_path(config.working_dir) if config.working_dir else "/"
     if overrides.cwd is not None and overrides.cwd != cwd:
         if not allowed.allows("workdir"):
             _deny("the working directory of the image is not to be replaced", "workdir", name)
@@ -170,20 +170,9 @@ def _split(env: Iterable[str]) -> Iterable[tuple[str, str]]:
         yield key, value
 
 
-def _normalise(path: str) -> str:
-    """An image's own path in its shortest form; docker takes a relative one from the root."""
-    parts: list[str] = []
-    for part in path.split("/"):
-        if part == "..":
-            parts = parts[:-1]
-        elif part not in ("", "."):
-            parts.append(part)
-    return "/" + "/".join(parts)
-
-
 def _find_scratch(volumes: tuple[str, ...], overrides: Overrides) -> tuple[str, ...]:
     taken = {*(volume.destination for volume in overrides.volumes), *(place.destination for place in overrides.tmpfs)}
-    paths = (check_path(_normalise(path), "a volume of the image") for path in volumes)
+    paths = (check_path(shorten_path(path), "a volume of the image") for path in volumes)
     return tuple(sorted({path for path in paths if path != "/" and path not in taken}))
 
 

@@ -108,6 +108,17 @@ def check_path(path: str, what: str) -> str:
     return path
 
 
+def shorten_path(path: str) -> str:
+    """A path as somebody wrote it, in its shortest form; a relative one is taken from the root, as docker does."""
+    parts: list[str] = []
+    for part in path.split("/"):
+        if part == "..":
+            parts = parts[:-1]
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/" + "/".join(parts)
+
+
 def check_volumes(volumes: tuple[Volume, ...], tmpfs: tuple[Tmpfs, ...] = ()) -> None:
     """Raises `PeerError("malformed")` when two share a name or a place."""
     places = [*(volume.destination for volume in volumes), *(place.destination for place in tmpfs)]
