@@ -12,6 +12,7 @@ from typing import Any
 from enclave_cc.owner.policy import syntax
 from enclave_cc.record import record
 from enclave_cc.wire.rcar import token
+from enclave_cc.wire.sgx import collateral
 
 
 @record
@@ -32,15 +33,8 @@ def _hex(size: int, example: str | None = None) -> Leaf:
 ANY = Leaf("any")
 EACH = "*"  # a member of any name
 
-# Intel's names, of platform and quoting enclave (DCAP, `tcbStatus`).
-TCB_STATUSES = (
-    "UpToDate",
-    "SWHardeningNeeded",
-    "ConfigurationNeeded",
-    "ConfigurationAndSWHardeningNeeded",
-    "OutOfDate",
-    "OutOfDateConfigurationNeeded",
-)
+# What a policy may meet: evidence of a revoked level never comes to it.
+TCB_STATUSES = tuple(status for status in collateral.TCB_STATUSES if status != "Revoked")
 
 SGX: Mapping[str, Any] = {
     "header": {
