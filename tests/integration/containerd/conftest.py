@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -79,20 +80,16 @@ def strict_server(testbed: testbeds.Testbed, sources: Path, cri: clients.Cri) ->
     return reference
 
 
-def make_kubelet(node: daemon.Node, cri: clients.Cri, logs: Path, handler: str, image: str) -> Iterator[Kubelet]:
-    kubelet = Kubelet(node, cri, logs, handler, image)
-    yield kubelet
-    kubelet.close()
-
-
 @pytest.fixture
 def ordinary(node: daemon.Node, cri: clients.Cri, tmp_path: Path, plain: str) -> Iterator[Kubelet]:
-    yield from make_kubelet(node, cri, tmp_path / "ordinary", RUNC, plain)
+    with closing(Kubelet(node, cri, tmp_path / "ordinary", RUNC, plain)) as kubelet:
+        yield kubelet
 
 
 @pytest.fixture
 def enclaves(node: daemon.Node, cri: clients.Cri, tmp_path: Path, encrypted: str) -> Iterator[Kubelet]:
-    yield from make_kubelet(node, cri, tmp_path / "enclaves", OURS, encrypted)
+    with closing(Kubelet(node, cri, tmp_path / "enclaves", OURS, encrypted)) as kubelet:
+        yield kubelet
 
 
 @pytest.fixture(params=[pytest.param(RUNC, marks=pytest.mark.heavy), OURS])

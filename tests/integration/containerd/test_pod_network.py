@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import cri as clients
@@ -151,15 +151,10 @@ def plain_image(site: testbeds.Testbed, sources: Path, pods_cri: clients.Cri) ->
     return reference
 
 
-def make_kubelet(node: daemon.Node, client: clients.Cri, logs: Path, handler: str, image: str) -> Iterator[Kubelet]:
-    kubelet = Kubelet(node, client, logs, handler, image)
-    yield kubelet
-    kubelet.close()
-
-
 @pytest.fixture
 def enclaves(pods_node: daemon.Node, pods_cri: clients.Cri, tmp_path: Path, published: str) -> Iterator[Kubelet]:
-    yield from make_kubelet(pods_node, pods_cri, tmp_path / "logs", OURS, published)
+    with closing(Kubelet(pods_node, pods_cri, tmp_path / "logs", OURS, published)) as kubelet:
+        yield kubelet
 
 
 @pytest.fixture(params=[RUNC, OURS])
@@ -172,7 +167,8 @@ def kubelet(
     plain_image: str,
 ) -> Iterator[Kubelet]:
     image = published if request.param == OURS else plain_image
-    yield from make_kubelet(pods_node, pods_cri, tmp_path / "logs", request.param, image)
+    with closing(Kubelet(pods_node, pods_cri, tmp_path / "logs", request.param, image)) as kubelet:
+        yield kubelet
 
 
 def find_agent(pod: Pod) -> int:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,9 +22,10 @@ from enclave_cc.owner.audit.export import DatabaseSource, compose_export
 from enclave_cc.owner.audit.log import AuditLog
 from enclave_cc.owner.audit.verification import verify_export
 from enclave_cc.owner.kbs import audit_keys
-from enclave_cc.owner.storage import migration
 from enclave_cc.owner.storage.settings import DatabaseSettings, open_database
 from private_postgresql import PrivatePostgresql
+
+from .killed_writer import KilledWriter
 
 KILLS = int(os.environ.get("ENCLAVE_CC_KILLS", "8"))
 # One append alone: the lock, head, number, entry, checkpoint, its row, head again, COMMIT; then the next.
@@ -34,45 +33,20 @@ STATEMENTS = range(1, 15)
 WRITER = Path(__file__).resolve().parents[2] / "suites/audit_writer.py"
 
 
-class Scene:
+class Scene(KilledWriter):
     """A log that one writer after the other appends to, and everything that was acknowledged."""
 
     def __init__(self, directory: Path, server: PrivatePostgresql | None) -> None:
-        self.directory = directory
-        self.server = server
-        self.url = f"sqlite:{directory / 'kbs.db'}" if server is None else server.url(server.create_database())
+        super().__init__(WRITER, directory, server)
         audit_keys.create(directory)
         self.acknowledged: dict[int, str] = {}
         self.kept: list[bytes] = []
-        database = open_database(DatabaseSettings(self.url), directory, create=True)
-        migration.migrate(database)
-        database.close()
 
-    def run(self, threads: int, *, statement: int = 0, delay: float = 0, kill_server: bool = False) -> None:
-        words = [sys.executable, str(WRITER), self.url, str(self.directory), str(threads), str(statement)]
-        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            assert process.stdout is not None and process.stderr is not None
-            first = b"" if statement else process.stdout.readline()
-            time.sleep(delay)
-            if kill_server:
-                assert self.server is not None
-                self.server.kill()
-            if not statement:
-                process.send_signal(signal.SIGKILL)
-            lines = (first + process.stdout.read()).splitlines(keepends=True)
-            errors = process.stderr.read().decode()
-        if kill_server:
-            assert self.server is not None
-            self.server.start()
-        else:
-            assert process.returncode == -signal.SIGKILL, errors
-        if self.server is not None:
-            self.server.wait_for_clients_to_end()  # a COMMIT of the dead may still be in hand
-        for line in lines:
-            if line.endswith(b"\n"):
-                index, leaf, _ = line.decode().split()
-                assert int(index) not in self.acknowledged, "one place was given out twice"
-                self.acknowledged[int(index)] = leaf
+    def append(self, threads: int, **how: Any) -> None:
+        for line in self.run(str(threads), **how):
+            index, leaf, _ = line.split()
+            assert int(index) not in self.acknowledged, "one place was given out twice"
+            self.acknowledged[int(index)] = leaf
 
     def check(self) -> int:
         """The log's size."""
@@ -109,7 +83,7 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Scene:
 
 def test_before_every_statement_of_an_append(scene: Scene) -> None:
     for statement in STATEMENTS:
-        scene.run(1, statement=statement)
+        scene.append(1, statement=statement)
     assert scene.check() >= len(scene.acknowledged) > 0
 
 
@@ -119,7 +93,7 @@ def test_at_any_moment(scene: Scene) -> None:
     size = 0
     for round_ in range(KILLS):
         kill_server = scene.server is not None and round_ % 4 == 3
-        scene.run(chance.choice([1, 4, 16]), delay=chance.random() * 0.05, kill_server=kill_server)
+        scene.append(chance.choice([1, 4, 16]), delay=chance.random() * 0.05, kill_server=kill_server)
         # Reading all of a long log each time would be most of the test: opening it checks its end.
         if round_ % 20 == 19 or round_ == KILLS - 1 or round_ < 8:
             size = scene.check()

@@ -10,10 +10,7 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,10 +21,11 @@ from enclave_cc.crypto.secret import Secret
 from enclave_cc.errors import EnclaveCcError, UsageError
 from enclave_cc.owner.resources.database_store import DatabaseResourceStore
 from enclave_cc.owner.resources.sealing import Keyring
-from enclave_cc.owner.storage import migration
 from enclave_cc.owner.storage.settings import DatabaseSettings, open_database
 from enclave_cc.wire.rcar.uri import ResourcePath
 from private_postgresql import PrivatePostgresql
+
+from .killed_writer import KilledWriter
 
 KILLS = int(os.environ.get("ENCLAVE_CC_KILLS", "8"))
 WRITER = Path(__file__).resolve().parents[2] / "suites/resource_writer.py"
@@ -37,44 +35,18 @@ STATEMENTS = range(1, 50)
 DELETED = "-"
 
 
-class Scene:
+class Scene(KilledWriter):
     """A store that one writer after the other is killed in, and what each path may hold."""
 
     def __init__(self, directory: Path, server: PrivatePostgresql | None) -> None:
-        self.directory = directory
-        self.server = server
-        self.url = f"sqlite:{directory / 'kbs.db'}" if server is None else server.url(server.create_database())
+        super().__init__(WRITER, directory, server)
         self.acknowledged = 0
         self.versions: dict[str, int] = {}
         self.possible: dict[str, set[str]] = {}  # of each path: what was acknowledged last, and what was begun since
-        database = open_database(DatabaseSettings(self.url), directory, create=True)
-        migration.migrate(database)
-        database.close()
 
-    def run(self, threads: int, label: str, *, statement: int = 0, delay: float = 0, kill_server: bool = False) -> None:
-        words = [sys.executable, str(WRITER), self.url, str(self.directory), str(threads), label, str(statement)]
-        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            assert process.stdout is not None and process.stderr is not None
-            first = b"" if statement else process.stdout.readline()
-            time.sleep(delay)
-            if kill_server:
-                assert self.server is not None
-                self.server.kill()
-            if not statement:
-                process.send_signal(signal.SIGKILL)
-            lines = (first + process.stdout.read()).splitlines(keepends=True)
-            errors = process.stderr.read().decode()
-        if kill_server:
-            assert self.server is not None
-            self.server.start()
-        else:
-            assert process.returncode == -signal.SIGKILL, errors
-        if self.server is not None:
-            # PostgreSQL may have a COMMIT of the dead in hand, which nobody waits for; what it does with it is done after this.
-            self.server.wait_for_clients_to_end()
-        for line in lines:
-            if line.endswith(b"\n"):
-                self.note(*line.decode().split())
+    def write(self, threads: int, label: str, **how: Any) -> None:
+        for line in self.run(str(threads), label, **how):
+            self.note(*line.split())
 
     def note(self, kind: str, path: str, text: str, version: str = "0") -> None:
         if kind == "?":
@@ -138,7 +110,7 @@ def test_before_every_statement_of_a_write(scene: Scene) -> None:
     # All of them take half a minute; a third, at other places each time, does for an ordinary run.
     statements = STATEMENTS if KILLS >= 100 else sorted(random.sample(STATEMENTS, len(STATEMENTS) // 3))
     for statement in statements:
-        scene.run(1, f"s{statement}", statement=statement)
+        scene.write(1, f"s{statement}", statement=statement)
         scene.check()
     assert scene.acknowledged
 
@@ -148,7 +120,7 @@ def test_at_any_moment(scene: Scene) -> None:
     chance = random.Random()  # which moments is not to be repeated: the machine's own timing decides as much
     for round_ in range(KILLS):
         kill_server = scene.server is not None and round_ % 2 == 1
-        scene.run(chance.choice([1, 4, 16]), f"r{round_}", delay=chance.random() * 0.05, kill_server=kill_server)
+        scene.write(chance.choice([1, 4, 16]), f"r{round_}", delay=chance.random() * 0.05, kill_server=kill_server)
         scene.check()
     assert scene.acknowledged >= KILLS
 
