@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import re
+import sqlite3
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -182,6 +184,25 @@ def test_nothing_overflows(browser: Browser, filled: Kbs, scheme: str, width: in
         visit(page, page.url.rsplit("/page/", 1)[0] + f"/page/{view}")
         assert page.evaluate("document.documentElement.scrollWidth") <= width, view
     context.close()
+
+
+def test_refreshing_reads_decisions_only(filled: Kbs, enclave: EnclavePlatform) -> None:
+    """What the overview shows beside them is not asked again: the log's state would be a new signed checkpoint each time."""
+    visitor = Visitor(filled)
+    assert visitor.enter(filled.admin.make_token()) == 303
+    with contextlib.closing(sqlite3.connect(f"file:{filled.directory}/kbs.db?mode=ro", uri=True)) as database:
+
+        def count() -> int:
+            return int(database.execute("SELECT count(*) FROM audit_checkpoint").fetchone()[0])
+
+        before = count()
+        for view in ("overview", "decisions", "overview", "overview"):
+            filled.client(enclave).get("kbs:///team-a/key/one")
+            status, _, text = visitor.ask("GET", f"/page/{view}?rows=1")
+            assert status == 200 and text.count("team-a/key/one") and "<html" not in text
+        assert count() - before <= 1  # one may have been due by the clock
+        assert visitor.ask("GET", "/page/overview")[0] == 200
+        assert count() > before
 
 
 # --- without a browser: what a page of somebody else's, or a stolen half of a session, could try

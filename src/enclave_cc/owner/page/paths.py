@@ -102,9 +102,10 @@ class PagePaths:
     def _show(self, view: View) -> Callable[[Call], HttpAnswer]:
         def show(call: Call) -> HttpAnswer:
             visitor = self._find_visitor(call)
-            values = view.collect(visitor.api, call.request.query)
-            template = "rows" if view.live and "rows" in call.request.query else view.template
-            return self._render(template, visitor, view, values)
+            query = call.request.query
+            if view.collect_rows is not None and "rows" in query:
+                return self._render("rows", visitor, view, view.collect_rows(visitor.api, query))
+            return self._render(view.template, visitor, view, view.collect(visitor.api, query))
 
         return show
 

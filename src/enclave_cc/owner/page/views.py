@@ -28,8 +28,8 @@ class Action:
 
 @record
 class View:
-    """`shows`: the admin path that a role must cover. `live`: the template `rows` alone is what a refresh needs. Views
-    without a `title` are reached from others."""
+    """`shows`: the admin path that a role must cover. `collect_rows`: of a live view, what its refreshes need. Views without
+    a `title` are reached from others."""
 
     name: str
     title: str
@@ -37,14 +37,18 @@ class View:
     template: str
     collect: Callable[[AdminApi, Mapping[str, str]], Values]
     actions: tuple[Action, ...] = ()
-    live: bool = False
+    collect_rows: Callable[[AdminApi, Mapping[str, str]], Values] | None = None
 
 
-def _overview(api: AdminApi, _: Mapping[str, str]) -> Values:
+def _newest(api: AdminApi, _: Mapping[str, str]) -> Values:
+    return {"decisions": api.get("admin/decisions", limit=str(NEWEST))["items"]}
+
+
+def _overview(api: AdminApi, query: Mapping[str, str]) -> Values:
     policies = api.find("admin/policies")
     references = api.find("admin/reference-values")
     return {
-        "decisions": api.get("admin/decisions", limit=str(NEWEST))["items"],
+        **_newest(api, query),
         "audit": api.find("admin/audit"),
         "roots": (api.find("admin/roots") or {"items": []})["items"],
         "policies": None if policies is None else sum(1 for each in policies["items"] if each["version"] is not None),
@@ -144,8 +148,8 @@ def _audit(api: AdminApi, _: Mapping[str, str]) -> Values:
 
 
 VIEWS: tuple[View, ...] = (
-    View("overview", "Overview", "admin/decisions", "overview", _overview, live=True),
-    View("decisions", "Decisions", "admin/decisions", "decisions", _decisions, live=True),
+    View("overview", "Overview", "admin/decisions", "overview", _overview, collect_rows=_newest),
+    View("decisions", "Decisions", "admin/decisions", "decisions", _decisions, collect_rows=_decisions),
     View("decision", "", "admin/decisions", "decision", _decision),
     View("resources", "Resources", "admin/resources", "resources", _resources),
     View("policies", "Policies", "admin/policies", "policies", _policies),
